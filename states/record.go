@@ -1,0 +1,147 @@
+package states
+
+import "time"
+
+// RecordKind says what a record is about.
+type RecordKind string
+
+// The kinds of records. A desk has no state of its own: it carries the audit chain of what was said to a provider's
+// waiting room or a department's emergency channel about no known visit or escalation.
+const (
+	KindVisit      RecordKind = "visit"
+	KindEscalation RecordKind = "escalation"
+	KindDesk       RecordKind = "desk"
+)
+
+// RecordID names one record: a visit by its appointment, an escalation by its own id, a desk by provider or department.
+type RecordID struct {
+	Kind RecordKind
+	ID   string
+}
+
+// String is kind:id, as used in keys and audit chains.
+func (r RecordID) String() string { return string(r.Kind) + ":" + r.ID }
+
+// Record is the unit that is decided on and committed as a whole. Its zero Version means that it does not exist yet.
+type Record struct {
+	ID      RecordID
+	Version int64 // commits so far
+	Chain   Chain // head of the record's audit chain
+
+	Visit      *Visit      // nil unless Kind is visit and the visit exists
+	Escalation *Escalation // nil unless Kind is escalation and the escalation exists
+}
+
+// Chain is the head of an audit chain: the number of entries and the hash of the last one.
+type Chain struct {
+	Seq  int64  `json:"seq"`
+	Hash string `json:"hash"` // lower-case hex SHA-256, "" before the first entry
+}
+
+// State is the main state of a visit, or the state of an escalation.
+type State string
+
+// Priority orders a queue; see Rank.
+type Priority string
+
+// The priorities of the seeds, most urgent first.
+const (
+	PriorityEmergency Priority = "emergency"
+	PriorityUrgent    Priority = "urgent"
+	PriorityNormal    Priority = "normal"
+	PriorityFollowUp  Priority = "follow-up"
+)
+
+// Severity of an escalation.
+type Severity string
+
+// The severities of the seeds, least severe first.
+const (
+	SeverityUrgent          Severity = "urgent"
+	SeverityCritical        Severity = "critical"
+	SeverityLifeThreatening Severity = "life-threatening"
+)
+
+// Modality of a visit.
+type Modality string
+
+// The modalities.
+const (
+	ModalityVideo Modality = "video"
+	ModalityPhone Modality = "phone"
+	ModalityChat  Modality = "chat"
+)
+
+// Visit is one consultation of one patient with one provider, from booking to its end, keyed by its appointment.
+// Every field is an opaque identifier, a code or an instant; there is no free text.
+type Visit struct {
+	Appointment  string `json:"appointmentId"`
+	Consultation string `json:"consultationId"`
+	Provider     string `json:"providerId"`
+	Patient      string `json:"patientId"`
+	Department   string `json:"departmentId"`
+
+	State       State    `json:"state"`
+	Priority    Priority `json:"priority"`
+	Modality    Modality `json:"modality"`
+	Interpreter bool     `json:"interpreterNeeded,omitempty"`
+	DeviceReady bool     `json:"deviceReady,omitempty"`
+	DeviceFails int      `json:"deviceFails,omitempty"`
+
+	ProviderPresent bool `json:"providerPresent,omitempty"`
+	PatientPresent  bool `json:"patientPresent,omitempty"`
+	Held            bool `json:"held,omitempty"` // the provider put the visit on hold, as against somebody having dropped
+
+	NotesPending     bool   `json:"notesPending,omitempty"` // completed by the wrap-up timer
+	FollowUpRequired bool   `json:"followUpRequired,omitempty"`
+	ReasonCode       string `json:"reasonCode,omitempty"`
+	Escalation       string `json:"escalationId,omitempty"` // the last emergency raised inside the visit
+
+	StartsAt    time.Time `json:"startsAt,omitzero"`
+	CheckedInAt time.Time `json:"checkedInAt,omitzero"`
+	ArrivedAt   time.Time `json:"arrivedAt,omitzero"` // decides the place in the queue within one priority
+	StateSince  time.Time `json:"stateSince"`
+	StartedAt   time.Time `json:"startedAt,omitzero"` // both present for the first time
+	EndedAt     time.Time `json:"endedAt,omitzero"`
+	LongWaits   int       `json:"longWaits,omitempty"`
+	AbsentSince time.Time `json:"absentSince,omitzero"`
+
+	Timers Timers `json:"timers,omitempty"`
+}
+
+// Escalation is one emergency in one department, from its trigger to its end.
+type Escalation struct {
+	ID           string   `json:"escalationId"`
+	Department   string   `json:"departmentId"`
+	Consultation string   `json:"consultationId,omitempty"`
+	Appointment  string   `json:"appointmentId,omitempty"`
+	RaisedBy     Actor    `json:"raisedBy"`
+	Severity     Severity `json:"severity"`
+	ReasonCode   string   `json:"reasonCode,omitempty"`
+	Reason       string   `json:"reason,omitempty"` // free text; exists only sealed at rest and on encrypted channels
+
+	State      State    `json:"state"`
+	Round      int      `json:"round"`            // pages sent so far, 1 after the first
+	Paged      []string `json:"paged,omitempty"`  // everybody paged, in order
+	OnCall     []string `json:"onCall,omitempty"` // the people whose turn it is
+	Rejected   []string `json:"rejected,omitempty"`
+	AcceptedBy string   `json:"acceptedBy,omitempty"`
+	Outcome    string   `json:"outcomeCode,omitempty"`
+
+	TriggeredAt time.Time `json:"triggeredAt"`
+	StateSince  time.Time `json:"stateSince"`
+	AcceptedAt  time.Time `json:"acceptedAt,omitzero"`
+	ClosedAt    time.Time `json:"closedAt,omitzero"`
+
+	Timers Timers `json:"timers,omitempty"`
+}
+
+// Timers holds, per timer kind, the generation last armed and when it is due; a zero Due means not armed. A due timer
+// of another generation is stale and changes nothing.
+type Timers map[TimerKind]ArmedTimer
+
+// ArmedTimer is one kind's row.
+type ArmedTimer struct {
+	Generation int       `json:"g"`
+	Due        time.Time `json:"due,omitzero"`
+}
