@@ -118,7 +118,7 @@ type Escalation struct {
 	RaisedBy     Actor    `json:"raisedBy"`
 	Severity     Severity `json:"severity"`
 	ReasonCode   string   `json:"reasonCode,omitempty"`
-	Reason       string   `json:"reason,omitempty"` // free text; exists only sealed at rest and on encrypted channels
+	Reason       PHI      `json:"-"` // free text; the store seals it beside the rest of the record
 
 	State      State    `json:"state"`
 	Round      int      `json:"round"`            // pages sent so far, 1 after the first
