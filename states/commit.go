@@ -36,6 +36,8 @@ type Message struct {
 	ID      string `json:"i"` // deterministic: Nats-Msg-Id, and the message's own id
 	Channel string `json:"c"` // PubNub channel name; the NATS subject follows from it
 	Payload []byte `json:"p"`
+	// Escalation is set on pages: whoever sends one first looks whether that escalation has been answered meanwhile.
+	Escalation string `json:"e,omitempty"`
 }
 
 // Claim is proof of ownership of a partition, sent along with every write.
@@ -93,4 +95,25 @@ type Entry struct {
 	Subject string            // NATS subject
 	Header  map[string]string // Nats-Msg-Id and the Consult-* headers
 	Data    []byte
+}
+
+// Lease is what a replica gets to know about a partition when it becomes its owner.
+type Lease struct {
+	Epoch    int64
+	Seq      uint64 // log position of the last committed entry
+	Commits  int64
+	RulesSeq uint64 // log position of the rules in force, 0: none yet
+}
+
+// DueTimers is one look at the armed timers, in the store's own time.
+type DueTimers struct {
+	Due  []DueTimer
+	Next time.Time // due time of the first timer that is not yet due; zero: none armed
+	Now  time.Time
+}
+
+// DueTimer is an armed timer whose time has come.
+type DueTimer struct {
+	ID  TimerID
+	Due time.Time
 }

@@ -27,17 +27,30 @@ type Refusal struct {
 // RefusalCode is the machine-readable reason of a refusal.
 type RefusalCode string
 
-// TimerKind names a timer; a record has at most one armed timer of a kind.
-type TimerKind string
-
-// TimerID is one armed timer: kind, record, generation, and the key (provider or department) that places it in a
-// partition. String and ParseTimerID are inverse.
-type TimerID struct {
-	Kind       TimerKind
-	Record     RecordID
-	Key        string
-	Generation int
-}
+// The codes of refusals.
+const (
+	UnknownVisit      RefusalCode = "UNKNOWN_VISIT"
+	UnknownEscalation RefusalCode = "UNKNOWN_ESCALATION"
+	ClockSkew         RefusalCode = "CLOCK_SKEW"
+	RoleNotAllowed    RefusalCode = "ROLE_NOT_ALLOWED"
+	WrongActor        RefusalCode = "WRONG_ACTOR" // the sender is not the visit's patient or provider, or claims to be somebody else
+	WrongVisit        RefusalCode = "WRONG_VISIT" // the message's patient or provider is not the visit's
+	WrongState        RefusalCode = "WRONG_STATE"
+	VisitClosed       RefusalCode = "VISIT_CLOSED"
+	AlreadyBooked     RefusalCode = "ALREADY_BOOKED"
+	AlreadyCheckedIn  RefusalCode = "ALREADY_CHECKED_IN"
+	TooEarly          RefusalCode = "TOO_EARLY"
+	PairBusy          RefusalCode = "PAIR_BUSY"
+	MissingDepartment RefusalCode = "MISSING_DEPARTMENT"
+	MissingField      RefusalCode = "MISSING_FIELD"
+	BadPriority       RefusalCode = "BAD_PRIORITY"
+	BadSeverity       RefusalCode = "BAD_SEVERITY"
+	AlreadyRaised     RefusalCode = "ALREADY_RAISED"
+	AlreadyAccepted   RefusalCode = "ALREADY_ACCEPTED"
+	NotPaged          RefusalCode = "NOT_PAGED"
+	ClosedEscalation  RefusalCode = "ESCALATION_CLOSED"
+	StaleTimer        RefusalCode = "STALE_TIMER" // not audited: the record is returned as it was, version and chain included
+)
 
 // TimerChange arms a timer, or removes the row of a timer that has become moot (Due zero).
 type TimerChange struct {
@@ -96,6 +109,53 @@ const (
 	EffectPage         EffectKind = "page"         // page.{Transport}.{To}, NATS only
 	EffectRaise        EffectKind = "raise"        // back into the emergency log as EMERGENCY_ESCALATION of department To
 	EffectAskOnCall    EffectKind = "ask-on-call"  // ask who is on call for department To; comes back as ON_CALL_ANSWERED
+)
+
+// The types of notifications (Effect.Type of EffectNotify). Fields: delayMinutes with NoticeRunningLate; level and
+// waitedMinutes with NoticeQueueDelay and, when a long wait caused it, NoticePatientWaiting; change (the visit's new state, or
+// "rescheduled") with NoticeScheduleChange, NoticeVisitCancelled and NoticeNoShow; round with NoticeEscalation;
+// acceptedBy with NoticeEmergencyTaken; outcome ("resolved" or "cancelled") with
+// NoticeEmergencyClosed.
+const (
+	NoticePatientReady    = "PATIENT_READY"         // to the provider: checked in
+	NoticeProviderReady   = "PROVIDER_READY"        // to the patient: please join
+	NoticePatientWaiting  = "PATIENT_WAITING"       // to the provider: somebody waits for you
+	NoticeNotConnected    = "PATIENT_NOT_CONNECTED" // to the provider: back to the waiting room
+	NoticeRunningLate     = "PROVIDER_RUNNING_LATE" // to the patient
+	NoticeQueueDelay      = "QUEUE_DELAY"           // to the patient
+	NoticeDeviceCheck     = "DEVICE_CHECK_NEEDED"   // to the patient
+	NoticeScheduleChange  = "SCHEDULE_CHANGE"
+	NoticeVisitCancelled  = "VISIT_CANCELLED" // to the patient
+	NoticeNoShow          = "VISIT_NO_SHOW"   // to the patient
+	NoticeNotesDue        = "NOTES_DUE"       // to the provider
+	NoticeEscalation      = "EMERGENCY_ESCALATION"
+	NoticeEmergencyTaken  = "EMERGENCY_TAKEN"
+	NoticeEmergencyClosed = "EMERGENCY_CLOSED"
+)
+
+// The priorities of notifications.
+const (
+	NoticeNormal   = "normal"
+	NoticeHigh     = "high"
+	NoticeCritical = "critical"
+)
+
+// The actions of channel messages (Effect.Type of EffectQueue, EffectConsultation and EffectEmergency). Fields: newStatus,
+// and priority when that is what changed, with ActionStatusUpdated; reason with ActionPatientRemoved; from, state and cause
+// with ActionStateChanged; round and users (a count) with ActionPaged; userId with ActionAccepted, ActionRejected and
+// ActionAttended; outcome with ActionClosed; severity and from with ActionSeverityChanged.
+const (
+	ActionPatientAdded    = "PATIENT_ADDED"
+	ActionStatusUpdated   = "STATUS_UPDATED"
+	ActionPatientRemoved  = "PATIENT_REMOVED"
+	ActionStateChanged    = "STATE_CHANGED"
+	ActionRaise           = "EMERGENCY_ESCALATION" // EffectRaise; fields escalationId, severity, reasonCode when known
+	ActionPaged           = "EMERGENCY_PAGED"
+	ActionAccepted        = "EMERGENCY_ACCEPTED"
+	ActionRejected        = "EMERGENCY_REJECTED"
+	ActionAttended        = "EMERGENCY_ATTENDED"
+	ActionClosed          = "EMERGENCY_CLOSED"
+	ActionSeverityChanged = "EMERGENCY_SEVERITY_CHANGED"
 )
 
 // AuditEntry is one link of a record's audit chain. It holds references, never free text.

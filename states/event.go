@@ -95,6 +95,9 @@ func NewEventID(source Source, channel, sender, id string) EventID {
 	return EventID(derive(string(source), channel, sender, id))
 }
 
+// EscalationID is the id of the escalation that an event raises when the message brings none.
+func EscalationID(event EventID) string { return derive("escalation", string(event)) }
+
 // derive hashes parts with unambiguous boundaries to a 26-character identifier.
 func derive(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))

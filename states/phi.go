@@ -8,17 +8,28 @@ import (
 const redacted = "[redacted]"
 
 // PHI is free text about a patient. It prints as [redacted] in every verb and every encoder; Reveal is the one way out,
-// and a test lists its callers.
-type PHI struct{ text string }
+// and a test lists its callers. The text is behind a pointer because fmt asks no method where it may not (%p, and unexported
+// fields): there it prints an address.
+type PHI struct{ text *string }
 
 // NewPHI wraps text that must not be printed.
-func NewPHI(text string) PHI { return PHI{text} }
+func NewPHI(text string) PHI {
+	if text == "" {
+		return PHI{}
+	}
+	return PHI{&text}
+}
 
 // Reveal returns the text. Only the code that seals it for storage and the code that encrypts it for its audience may call it.
-func (p PHI) Reveal() string { return p.text }
+func (p PHI) Reveal() string {
+	if p.text == nil {
+		return ""
+	}
+	return *p.text
+}
 
 // Empty says whether there is any text.
-func (p PHI) Empty() bool { return p.text == "" }
+func (p PHI) Empty() bool { return p.text == nil }
 
 // Format redacts under every verb and flag of package fmt.
 func (p PHI) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }

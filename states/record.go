@@ -41,6 +41,65 @@ type Chain struct {
 // State is the main state of a visit, or the state of an escalation.
 type State string
 
+// StateNone is the state of what does not exist yet.
+const StateNone State = ""
+
+// The states of a visit; from VisitCompleted on they are final.
+const (
+	VisitScheduled   State = "scheduled"
+	VisitCheckedIn   State = "checked-in"
+	VisitWaiting     State = "waiting"
+	VisitConnecting  State = "connecting"
+	VisitInProgress  State = "in-progress"
+	VisitOnHold      State = "on-hold"
+	VisitWrappingUp  State = "wrapping-up"
+	VisitCompleted   State = "completed"
+	VisitCancelled   State = "cancelled"
+	VisitNoShow      State = "no-show"
+	VisitLeft        State = "left-without-being-seen"
+	VisitRescheduled State = "rescheduled" // this visit is over; the new appointment is another visit
+)
+
+// The states of an escalation; EscalationClosed is final.
+const (
+	EscalationTriggered State = "triggered" // stored, the on-call source is being asked
+	EscalationWaiting   State = "waiting"   // people are being paged until somebody accepts
+	EscalationAccepted  State = "accepted"
+	EscalationAttended  State = "attended"
+	EscalationClosed    State = "closed"
+)
+
+// Final says whether a visit or an escalation in this state is over. Nothing leads out of a final state.
+func (s State) Final() bool {
+	switch s {
+	case VisitCompleted, VisitCancelled, VisitNoShow, VisitLeft, VisitRescheduled, EscalationClosed:
+		return true
+	}
+	return false
+}
+
+// Queued says whether a visit in this state has a place in the waiting room and in the department's queue.
+func (s State) Queued() bool { return s == VisitCheckedIn || s == VisitWaiting }
+
+// Engaged says whether a visit in this state counts into its provider's load.
+func (s State) Engaged() bool {
+	return s == VisitConnecting || s == VisitInProgress || s == VisitOnHold
+}
+
+// Active says whether a visit in this state is what the channel consultation.{provider}.{patient} means.
+func (s State) Active() bool { return s.Queued() || s.Engaged() || s == VisitWrappingUp }
+
+// QueueStatus is the word of queue.{departmentId} messages for a visit's state, "" when the visit is in no queue.
+func (s State) QueueStatus() string {
+	switch s {
+	case VisitCheckedIn, VisitWaiting:
+		return string(s)
+	case VisitConnecting, VisitInProgress, VisitOnHold, VisitWrappingUp:
+		return "in-consultation"
+	}
+	return ""
+}
+
 // Priority orders a queue; see Rank.
 type Priority string
 
@@ -52,6 +111,31 @@ const (
 	PriorityFollowUp  Priority = "follow-up"
 )
 
+// Rank is the priority's place in the order, 0 for the most urgent; false for a word that is no priority.
+func (p Priority) Rank() (int, bool) {
+	switch p {
+	case PriorityEmergency:
+		return 0, true
+	case PriorityUrgent:
+		return 1, true
+	case PriorityNormal:
+		return 2, true
+	case PriorityFollowUp:
+		return 3, true
+	}
+	return 0, false
+}
+
+// QueueScore orders a queue, lower first: by priority, within one priority by arrival to the millisecond. A word that is
+// no priority counts as normal. The largest score is below 2^53, so a double holds every score exactly.
+func QueueScore(p Priority, arrived time.Time) float64 {
+	rank, known := p.Rank()
+	if !known {
+		rank, _ = PriorityNormal.Rank()
+	}
+	return float64(int64(rank)*10_000_000_000_000 + arrived.UnixMilli())
+}
+
 // Severity of an escalation.
 type Severity string
 
@@ -61,6 +145,19 @@ const (
 	SeverityCritical        Severity = "critical"
 	SeverityLifeThreatening Severity = "life-threatening"
 )
+
+// Rank is the severity's place in the order, 0 for the least severe; false for a word that is no severity.
+func (s Severity) Rank() (int, bool) {
+	switch s {
+	case SeverityUrgent:
+		return 0, true
+	case SeverityCritical:
+		return 1, true
+	case SeverityLifeThreatening:
+		return 2, true
+	}
+	return 0, false
+}
 
 // Modality of a visit.
 type Modality string

@@ -44,3 +44,59 @@ type Paging struct {
 	RePage        map[Severity]time.Duration `json:"rePage"`        // until an unanswered page is repeated
 	FailsafeAfter int                        `json:"failsafeAfter"` // rounds without an answer before the failsafe is paged as well
 }
+
+// DefaultRules are the durations that hold where a clinic says nothing else. They name no people: an organisation, its
+// directory and who is paged have no default.
+func DefaultRules() Rules {
+	return Rules{
+		Timing: Timing{
+			CheckInOpens: 20 * time.Minute,
+			NoShow:       15 * time.Minute,
+			Readiness:    5 * time.Minute,
+			LongWait:     []time.Duration{15 * time.Minute, 30 * time.Minute, 45 * time.Minute},
+			WaitLimit:    4 * time.Hour,
+			ConnectSoft:  30 * time.Second,
+			ConnectHard:  2 * time.Minute,
+			ProviderDrop: 90 * time.Second,
+			PatientDrop:  5 * time.Minute,
+			BothAbsent:   5 * time.Minute,
+			WrapUpSoft:   10 * time.Minute,
+			WrapUpHard:   time.Hour,
+			MaxFuture:    5 * time.Minute,
+			MaxPast:      15 * time.Minute,
+			KeepClosed:   24 * time.Hour,
+		},
+		Paging: Paging{
+			RePage: map[Severity]time.Duration{
+				SeverityLifeThreatening: defaultRePage(SeverityLifeThreatening),
+				SeverityCritical:        defaultRePage(SeverityCritical),
+				SeverityUrgent:          defaultRePage(SeverityUrgent),
+			},
+			FailsafeAfter: 2,
+		},
+	}
+}
+
+// RosterTimeout is how long a triggered escalation waits for the on-call source before it pages the failsafe instead.
+// It is a constant because the worst time to a first page follows from it.
+const RosterTimeout = 2 * time.Second
+
+// RePageAfter is how long a page of this severity may stay unanswered. A page is always repeated, so a missing or
+// non-positive entry means the default.
+func (p *Paging) RePageAfter(s Severity) time.Duration {
+	if d := p.RePage[s]; d > 0 {
+		return d
+	}
+	return defaultRePage(s)
+}
+
+func defaultRePage(s Severity) time.Duration {
+	switch s {
+	case SeverityLifeThreatening:
+		return 30 * time.Second
+	case SeverityUrgent:
+		return 3 * time.Minute
+	default:
+		return time.Minute
+	}
+}

@@ -1,0 +1,155 @@
+package orchestrator
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"consultd/states"
+)
+
+// lane reads one log and owns some of its partitions.
+type lane struct {
+	LaneOptions
+	engine  *Options
+	log     zerolog.Logger
+	metrics *laneMetrics
+	sweeper *sweeper
+
+	mu       sync.Mutex
+	owned    []*partition       // by number; nil where somebody else owns it
+	stopPass context.CancelFunc // ends the reader's present pass over the log
+	count    atomic.Int32
+
+	read atomic.Uint64 // everything up to here has been handed to the partitions that joined this pass
+}
+
+func newLane(o *Options, lo LaneOptions) *lane {
+	l := &lane{
+		LaneOptions: lo,
+		engine:      o,
+		log:         o.Log.With().Str("component", "engine").Str("lane", string(lo.Lane)).Logger(),
+		metrics:     o.Metrics.lane(lo.Lane),
+		owned:       make([]*partition, lo.Partitions),
+		stopPass:    func() {},
+	}
+	l.sweeper = newSweeper(l)
+	return l
+}
+
+// run keeps the loops going until ctx ends, and stops them in the order in which work flows: reader and timers first,
+// then partitions, then relays.
+func (l *lane) run(ctx context.Context) error {
+	readCtx, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	var wg sync.WaitGroup
+	wg.Go(func() { l.readLoop(readCtx) })
+	wg.Go(func() { l.sweeper.run(readCtx) })
+	l.ownLoop(ctx)
+	stopReading()
+	wg.Wait()
+	l.releaseAll()
+	return nil
+}
+
+// readLoop passes over the log, starting again from the lowest position whenever partitions were acquired.
+func (l *lane) readLoop(ctx context.Context) {
+	retry := newBackoff(50*time.Millisecond, 2*time.Second)
+	for ctx.Err() == nil {
+		passCtx, from, ok := l.beginPass(ctx)
+		if !ok {
+			<-passCtx.Done() // nothing owned yet; an acquisition ends the pass
+			continue
+		}
+		err := l.Log.Read(passCtx, from, func(e states.Entry) error {
+			retry.reset()
+			return l.dispatch(passCtx, e)
+		})
+		l.endPass()
+		if passCtx.Err() == nil {
+			l.log.Error().Err(err).Uint64("after", from).Msg("log reader stopped; starting again")
+			retry.wait(ctx)
+		}
+	}
+}
+
+// beginPass lets every partition owned now take part, and returns the lowest position among them. Partitions acquired
+// later have to wait for the next pass: handed an entry of this one, they would miss what lies before it.
+func (l *lane) beginPass(ctx context.Context) (pass context.Context, from uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopPass()
+	pass, l.stopPass = context.WithCancel(ctx)
+	for _, p := range l.owned {
+		if p != nil && (!ok || p.cursor < from) {
+			from, ok = p.cursor, true
+		}
+	}
+	l.read.Store(from)
+	for _, p := range l.owned {
+		if p != nil {
+			p.joined.Store(true)
+		}
+	}
+	return pass, from, ok
+}
+
+// endPass lets every partition that took part begin the next pass where this one ended.
+func (l *lane) endPass() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.owned {
+		if p != nil && p.joined.Load() {
+			p.cursor = max(p.cursor, l.read.Load())
+		}
+	}
+}
+
+// restartPass makes the reader start again, because partitions were acquired.
+func (l *lane) restartPass() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopPass()
+}
+
+// dispatch queues an entry for the partition it belongs to, or for all when it concerns all.
+func (l *lane) dispatch(ctx context.Context, e states.Entry) error {
+	crashpoint("entry.read")
+	if e.Subject == l.engine.Codec.RulesSubject(l.Lane) {
+		for n := range l.Partitions {
+			if err := l.offer(ctx, n, e); err != nil {
+				return err
+			}
+		}
+	} else if err := l.offer(ctx, partitionOf(l.engine.Codec.Key(e.Subject), l.Partitions), e); err != nil {
+		return err
+	}
+	l.read.Store(e.Seq)
+	return nil
+}
+
+func (l *lane) offer(ctx context.Context, n int, e states.Entry) error {
+	p := l.partition(n)
+	if p == nil || !p.joined.Load() || e.Seq <= p.cursor {
+		return nil
+	}
+	select {
+	case p.in <- e:
+		p.cursor = e.Seq // only the reader moves it
+	case <-p.stopped:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (l *lane) partition(n int) *partition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.owned[n]
+}
+
+func (l *lane) ownedCount() int { return int(l.count.Load()) }

@@ -1,0 +1,204 @@
+package orchestrator
+
+import (
+	"context"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"consultd/states"
+)
+
+// ownLoop keeps this replica's share of the partitions: it shows itself among the members, takes what falls to it,
+// renews what it has, and lets go of what falls to others. Losing this arithmetic costs order for a moment, never
+// correctness: every write carries the epoch of the lease.
+func (l *lane) ownLoop(ctx context.Context) {
+	tick := time.NewTicker(l.engine.Lease / 4)
+	defer tick.Stop()
+	for {
+		if err := l.rebalance(ctx); err != nil && ctx.Err() == nil {
+			l.log.Warn().Err(err).Msg("leases not renewed; decisions wait until the store answers")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *lane) rebalance(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.engine.Lease)
+	defer cancel()
+	members, err := l.Store.Members(ctx, string(l.Lane)+"."+l.engine.Owner, l.engine.Lease)
+	if err != nil {
+		return err
+	}
+	l.dropStopped()
+	var keep, want, give []states.Partition
+	for n := range l.Partitions {
+		id := states.Partition{Lane: l.Lane, Number: n}
+		mine := rendezvous(members, n) == string(l.Lane)+"."+l.engine.Owner
+		switch owned := l.partition(n) != nil; {
+		case owned && mine:
+			keep = append(keep, id)
+		case owned:
+			give = append(give, id)
+		case mine:
+			want = append(want, id)
+		}
+	}
+	if err := l.renew(ctx, keep); err != nil {
+		return err
+	}
+	if len(give) > 0 {
+		l.release(ctx, give)
+	}
+	if len(want) > 0 {
+		return l.acquire(ctx, want)
+	}
+	return nil
+}
+
+func (l *lane) renew(ctx context.Context, keep []states.Partition) error {
+	if len(keep) == 0 {
+		return nil
+	}
+	still, err := l.Store.Renew(ctx, l.engine.Owner, l.engine.Lease, keep)
+	if err != nil {
+		return err
+	}
+	ours := make(map[states.Partition]bool, len(still))
+	for _, p := range still {
+		ours[p] = true
+	}
+	for _, id := range keep {
+		if !ours[id] {
+			l.metrics.leaseLost.Inc()
+			l.partition(id.Number).abandon("lease lost")
+		}
+	}
+	l.dropStopped()
+	return nil
+}
+
+func (l *lane) acquire(ctx context.Context, want []states.Partition) error {
+	leases, err := l.Store.Acquire(ctx, l.engine.Owner, l.engine.Lease, want)
+	if err != nil {
+		return err
+	}
+	started := 0
+	for id, lease := range leases {
+		rules, rulesSeq, err := l.rulesAt(ctx, lease.RulesSeq)
+		if err != nil {
+			return err // the lease stays with us and is tried again at the next turn
+		}
+		p := newPartition(l, id, lease, rules, rulesSeq)
+		l.mu.Lock()
+		l.owned[id.Number] = p
+		l.mu.Unlock()
+		p.start()
+		started++
+	}
+	l.countOwned()
+	if started > 0 {
+		l.log.Info().Int("acquired", started).Int("owned", l.ownedCount()).Msg("partitions acquired")
+		l.restartPass()
+		l.sweeper.wake(time.Time{})
+	}
+	return nil
+}
+
+// dropStopped forgets partitions that stopped by themselves (fenced or rewound), so that they are acquired anew.
+func (l *lane) dropStopped() {
+	l.mu.Lock()
+	for n, p := range l.owned {
+		if p != nil && p.isStopped() {
+			l.owned[n] = nil
+			go p.stop(0) // its relays end without a word; the store has what they have not delivered
+		}
+	}
+	l.mu.Unlock()
+	l.countOwned()
+}
+
+// release stops partitions in order (what is in hand is finished and delivered) and gives their leases back.
+func (l *lane) release(ctx context.Context, give []states.Partition) {
+	var wg sync.WaitGroup
+	for _, id := range give {
+		l.mu.Lock()
+		p := l.owned[id.Number]
+		l.owned[id.Number] = nil
+		l.mu.Unlock()
+		if p != nil {
+			wg.Go(func() { p.stop(l.engine.Drain) })
+		}
+	}
+	wg.Wait()
+	l.countOwned()
+	if err := l.Store.Release(ctx, l.engine.Owner, give); err != nil {
+		l.log.Warn().Err(err).Msg("leases not given back; they expire by themselves")
+	}
+}
+
+func (l *lane) releaseAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), l.engine.Drain+l.engine.Lease)
+	defer cancel()
+	var give []states.Partition
+	for n := range l.Partitions {
+		if l.partition(n) != nil {
+			give = append(give, states.Partition{Lane: l.Lane, Number: n})
+		}
+	}
+	l.release(ctx, give)
+}
+
+func (l *lane) countOwned() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, p := range l.owned {
+		if p != nil {
+			n++
+		}
+	}
+	l.count.Store(int32(n)) //nolint:gosec // at most the number of partitions
+	l.metrics.owned.Set(float64(n))
+}
+
+// ids lists the partitions owned now.
+func (l *lane) ids() []states.Partition {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []states.Partition
+	for _, p := range l.owned {
+		if p != nil && !p.isStopped() {
+			ids = append(ids, p.id)
+		}
+	}
+	return ids
+}
+
+// rendezvous gives a partition to the living member with the highest hash: when one comes or goes, only its own share moves.
+func rendezvous(members []string, n int) string {
+	var best string
+	var bestHash uint64
+	for _, m := range members {
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(m))
+		_, _ = h.Write([]byte{0, byte(n >> 8), byte(n)}) //nolint:gosec // the low 16 bits are meant
+		if sum := mix(h.Sum64()); best == "" || sum > bestHash || (sum == bestHash && m < best) {
+			best, bestHash = m, sum
+		}
+	}
+	return best
+}
+
+// mix spreads FNV's weak high bits (the finaliser of SplitMix64), without which neighbours would win together.
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
