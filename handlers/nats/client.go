@@ -25,7 +25,7 @@ const (
 	pingInterval     = time.Second
 	pingsOutstanding = 2
 	requestTimeout   = 2 * time.Second // of one JetStream API request whose context has no deadline
-	ackTimeout       = 5 * time.Second // until an unacknowledged publication counts as failed
+	ackTimeout       = 2 * time.Second // until an unacknowledged publication counts as failed
 	asyncPending     = 16384           // publications on the way at once, per connection
 	retryPause       = 50 * time.Millisecond
 	maxRetryPause    = time.Second
@@ -147,7 +147,7 @@ func (o Options) connectOptions() ([]nats.Option, error) {
 		opts = append(opts, nats.Token(o.Token))
 	}
 	if o.TLS {
-		opts = append(opts, nats.Secure())
+		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12}))
 	}
 	if o.CAFile != "" {
 		opts = append(opts, nats.RootCAs(o.CAFile))
