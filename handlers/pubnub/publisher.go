@@ -1,0 +1,267 @@
+package pubnub
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	sdk "github.com/pubnub/go/v7"
+	"github.com/sony/gobreaker/v2"
+
+	"consultd/states"
+)
+
+const (
+	// maxMessage is what PubNub takes, as it goes over the wire.
+	maxMessage = 32 << 10
+	// parallelChannels is how many channels of one call are published to at the same time.
+	parallelChannels = 8
+	// breakAfter failures in a row, attempts are suspended for breakFor; then one tries.
+	breakAfter = 5
+	breakFor   = time.Second
+	// rememberPublished is how many confirmed messages are remembered, so that repeating a call that failed half way
+	// publishes only the rest.
+	rememberPublished = 8192
+)
+
+// RefusalTooLarge and RefusalInvalid are the refusal codes of messages that PubNub will never take.
+const (
+	RefusalTooLarge = "MESSAGE_TOO_LARGE"
+	RefusalInvalid  = "REFUSED_BY_PUBNUB"
+)
+
+// Never is the error about a message that will never be taken, however often it is tried. All other messages of the call
+// have been delivered when it is returned.
+type Never struct {
+	Cause     *Error
+	MessageID string // of the first such message
+}
+
+// Error names the cause and the message's id.
+func (n *Never) Error() string { return n.Cause.Error() + ", message " + n.MessageID }
+
+// RefusalCode is the reason for the dead letter.
+func (n *Never) RefusalCode() string {
+	if n.Cause.Kind == KindTooLarge {
+		return RefusalTooLarge
+	}
+	return RefusalInvalid
+}
+
+// Unwrap gives the Error.
+func (n *Never) Unwrap() error { return n.Cause }
+
+// PublisherOptions are what NewPublisher needs.
+type PublisherOptions struct {
+	Account Account
+	Ring    *KeyRing      // nil publishes in clear
+	Clear   []string      // channels that are published in clear nevertheless: names, or prefixes that end in *
+	Attempt time.Duration // how long one attempt may take; 5 s when 0
+	Stats   *Stats        // may be nil
+}
+
+// Publisher says messages to the apps. It is safe for concurrent use; order within a channel is kept within one call.
+type Publisher struct {
+	opts    PublisherOptions
+	client  *sdk.PubNub
+	breaker *gobreaker.CircuitBreaker[struct{}]
+	done    *recent
+}
+
+// NewPublisher makes a publisher. It connects at the first message.
+func NewPublisher(opts PublisherOptions) (*Publisher, error) {
+	if err := opts.Account.Check(); err != nil {
+		return nil, err
+	}
+	if opts.Attempt <= 0 {
+		opts.Attempt = 5 * time.Second
+	}
+	if opts.Stats == nil {
+		opts.Stats = new(Stats)
+	}
+	p := &Publisher{opts: opts, done: newRecent(rememberPublished)}
+	p.client = opts.Account.client(opts.Account.network(), opts.Account.Token == nil)
+	p.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name: "pubnub publish", Timeout: breakFor,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakAfter },
+		// What is wrong with a message, or that the caller gave up, says nothing about the service.
+		IsExcluded: func(err error) bool {
+			var e *Error
+			return errors.As(err, &e) && (!e.Retry || e.Kind == KindStopped)
+		},
+	})
+	return p, nil
+}
+
+// Breaker is closed, half-open or open: whether attempts are made at present.
+func (p *Publisher) Breaker() string { return p.breaker.State().String() }
+
+// Publish says the messages, those of one channel in their order, and returns when PubNub has confirmed all of them.
+// Messages marked as not for PubNub are passed over. The error is an *Error when the call is worth repeating (messages
+// confirmed already are then not published again), or a *Never when all that is left will never be taken.
+func (p *Publisher) Publish(ctx context.Context, messages []states.Message) error {
+	byChannel := make(map[string][]states.Message)
+	for _, m := range messages {
+		if m.Channel == "" || m.Channel[0] == '>' || m.Channel[0] == '!' {
+			continue
+		}
+		byChannel[m.Channel] = append(byChannel[m.Channel], m)
+	}
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		slots = make(chan struct{}, parallelChannels)
+		later error // some message is to be tried again
+		never error // some message is not
+	)
+	for _, list := range byChannel {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			for _, m := range list {
+				err := p.publish(ctx, m)
+				if err == nil {
+					continue
+				}
+				mu.Lock()
+				var refused *Never
+				if !errors.As(err, &refused) {
+					if later == nil {
+						later = err
+					}
+					mu.Unlock()
+					return // what follows on this channel must not overtake it
+				}
+				if never == nil {
+					never = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	if later != nil {
+		return later
+	}
+	return never
+}
+
+// publish says one message, once.
+func (p *Publisher) publish(ctx context.Context, m states.Message) error {
+	key := m.Channel + " " + m.ID
+	if m.ID != "" && p.done.has(key) {
+		return nil
+	}
+	body, err := p.seal(m)
+	if err == nil && len(body) >= maxMessage {
+		err = &Error{Op: "publish", Kind: KindTooLarge}
+	}
+	if err == nil {
+		_, err = p.breaker.Execute(func() (struct{}, error) { return struct{}{}, p.attempt(ctx, m.Channel, body) })
+	}
+	if err == nil {
+		p.opts.Stats.Published.Add(1)
+		if m.ID != "" {
+			p.done.add(key)
+		}
+		return nil
+	}
+	p.opts.Stats.PublishFailed.Add(1)
+	var e *Error
+	if !errors.As(err, &e) { // the breaker's own
+		return &Error{Op: "publish", Kind: KindSuspended, Retry: true}
+	}
+	if !e.Retry {
+		p.opts.Stats.PublishNever.Add(1)
+		return &Never{Cause: e, MessageID: m.ID}
+	}
+	return e
+}
+
+// attempt publishes by POST, so that the message is in no URL.
+func (p *Publisher) attempt(ctx context.Context, channel string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, p.opts.Attempt)
+	defer cancel()
+	if p.opts.Account.Token != nil {
+		p.client.SetToken(p.opts.Account.token())
+	}
+	_, status, err := call(ctx, "publish", func() (*sdk.PublishResponse, sdk.StatusResponse, error) {
+		return p.client.PublishWithContext(ctx).Channel(channel).Message(string(body)).Serialize(false).UsePost(true).Execute()
+	})
+	if err != nil {
+		return err
+	}
+	// The SDK looks only at the timetoken; a refusal carries one as well.
+	var answer []json.RawMessage
+	if json.Unmarshal([]byte(status.OriginalResponse), &answer) != nil || len(answer) == 0 || string(answer[0]) != "1" {
+		return &Error{Op: "publish", Status: http.StatusOK, Kind: KindUnreadable, Retry: true}
+	}
+	return nil
+}
+
+// seal gives the message as it goes over the wire. Push notifications are read by PubNub itself, so their keys stay in
+// clear beside pn_other, which holds the rest; where clients use the SDK's own crypto module they find it decrypted.
+func (p *Publisher) seal(m states.Message) ([]byte, error) {
+	if !json.Valid(m.Payload) {
+		return nil, &Error{Op: "publish", Kind: KindInvalid}
+	}
+	if p.opts.Ring == nil || p.clear(m.Channel) {
+		return m.Payload, nil
+	}
+	sealed, err := p.opts.Ring.sealMessage(m.Payload)
+	if err != nil {
+		return nil, &Error{Op: "publish", Kind: KindCrypto, Retry: true}
+	}
+	return sealed, nil
+}
+
+func (p *Publisher) clear(channel string) bool {
+	for _, pattern := range p.opts.Clear {
+		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(channel, prefix) || pattern == channel {
+			return true
+		}
+	}
+	return false
+}
+
+// pushKey says whether PubNub itself reads this top-level key of a message.
+func pushKey(name string) bool {
+	switch name {
+	case "pn_apns", "pn_fcm", "pn_gcm", "pn_debug":
+		return true
+	}
+	return false
+}
+
+// sealMessage encrypts a whole message, or all of it but the push keys.
+func (r *KeyRing) sealMessage(payload []byte) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if bytes.HasPrefix(bytes.TrimSpace(payload), []byte("{")) {
+		if err := json.Unmarshal(payload, &fields); err != nil {
+			return nil, errors.New("encrypt message: it is not JSON")
+		}
+	}
+	push := make(map[string]json.RawMessage)
+	maps.Copy(push, fields)
+	maps.DeleteFunc(push, func(name string, _ json.RawMessage) bool { return !pushKey(name) })
+	if len(push) == 0 {
+		return r.Encrypt(payload)
+	}
+	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return pushKey(name) })
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		return nil, errors.New("encrypt message: it is not JSON")
+	}
+	other, err := r.Encrypt(rest)
+	if err != nil {
+		return nil, err
+	}
+	push["pn_other"] = other
+	return json.Marshal(push)
+}
