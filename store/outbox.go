@@ -1,0 +1,212 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+
+	"consultd/states"
+)
+
+// Pending returns what is still to be delivered to a sink, oldest first, from the entry behind after. The error is
+// Corrupt when an entry cannot be read.
+func (s *Store) Pending(ctx context.Context, p states.Partition, sink states.Sink, after int64, limit int) ([]states.Pending, error) {
+	key := s.keys.outbox(p, sink)
+	entries, err := s.client.XRangeN(ctx, key, entryID(after+1), "+", int64(limit)).Result()
+	if err != nil {
+		return nil, unavailable("read outbox", err)
+	}
+	pending := make([]states.Pending, len(entries))
+	for i, e := range entries {
+		pending[i], err = s.openEntry(key, e)
+		if err != nil {
+			return nil, fmt.Errorf("read outbox: %w", err)
+		}
+		pending[i].Partition, pending[i].Sink = p, sink
+	}
+	return pending, nil
+}
+
+func (s *Store) openEntry(key string, e redis.XMessage) (states.Pending, error) {
+	const kind = "outbox entry"
+	number, _, _ := strings.Cut(e.ID, "-")
+	seqText, _ := e.Values["s"].(string)
+	sealed, _ := e.Values["p"].(string)
+	entry, err1 := strconv.ParseInt(number, 10, 64)
+	seq, err2 := strconv.ParseUint(seqText, 10, 64)
+	if err1 != nil || err2 != nil || sealed == "" {
+		return states.Pending{}, &Corrupt{kind, "its fields are incomplete"}
+	}
+	plain, err := s.sealer.Open([]byte(sealed), place(key, []byte(seqText)))
+	if err != nil {
+		return states.Pending{}, &Corrupt{kind, whyUnsealed}
+	}
+	var messages []states.Message
+	if err := json.Unmarshal(plain, &messages); err != nil {
+		return states.Pending{}, &Corrupt{kind, "it opens but holds no messages"} // the cause may quote the content
+	}
+	return states.Pending{Entry: entry, Seq: seq, Messages: messages}, nil
+}
+
+// Backlog counts the entries that are still to be delivered, per sink, over some partitions.
+func (s *Store) Backlog(ctx context.Context, ps []states.Partition) (map[states.Sink]int64, error) {
+	type length struct {
+		sink states.Sink
+		cmd  *redis.IntCmd
+	}
+	var lengths []length
+	pipe := s.client.Pipeline()
+	for _, sink := range states.Sinks() {
+		for _, p := range ps {
+			lengths = append(lengths, length{sink, pipe.XLen(ctx, s.keys.outbox(p, sink))})
+		}
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, unavailable("measure outboxes", err)
+	}
+	backlog := map[states.Sink]int64{}
+	for _, l := range lengths {
+		backlog[l.sink] += l.cmd.Val()
+	}
+	return backlog, nil
+}
+
+// Delivered removes an entry some time soon. It never waits; until the entry is gone it may be delivered once more, by
+// the next owner, under the same message ids.
+func (s *Store) Delivered(p states.Partition, sink states.Sink, entry int64) {
+	s.deleter.add(p, s.keys.outbox(p, sink), entryID(entry))
+}
+
+func entryID(entry int64) string { return strconv.FormatInt(entry, 10) + "-0" }
+
+// deleter removes delivered entries behind the relays' backs: everything that has gathered in one pipeline, and again
+// while Redis is away.
+type deleter struct {
+	client  redis.UniversalClient
+	log     zerolog.Logger
+	timeout time.Duration
+
+	mu       sync.Mutex
+	pending  map[states.Partition]map[string][]string // stream to entry ids
+	inFlight map[states.Partition]map[string][]string // taken by the flush that is under way
+
+	wake chan struct{} // holds one token while something may be pending
+	stop chan struct{}
+	done chan struct{}
+}
+
+const (
+	deleteRetry = 250 * time.Millisecond // pause after Redis did not answer
+	deleteMost  = 512                    // entries per command
+)
+
+func startDeleter(client redis.UniversalClient, log zerolog.Logger, timeout time.Duration) *deleter {
+	d := &deleter{
+		client:  client,
+		log:     log,
+		timeout: timeout,
+		pending: map[states.Partition]map[string][]string{},
+		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	go d.run()
+	return d
+}
+
+func (d *deleter) add(p states.Partition, stream, id string) {
+	d.mu.Lock()
+	d.put(p, stream, id)
+	d.mu.Unlock()
+	d.signal()
+}
+
+// put is add for a caller that holds the lock.
+func (d *deleter) put(p states.Partition, stream string, ids ...string) {
+	if d.pending[p] == nil {
+		d.pending[p] = map[string][]string{}
+	}
+	d.pending[p][stream] = append(d.pending[p][stream], ids...)
+}
+
+func (d *deleter) signal() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops what is left of a partition's former holding. Had Redis lost writes in between, the same numbers would
+// soon name other entries.
+func (d *deleter) forget(p states.Partition) {
+	d.mu.Lock()
+	delete(d.pending, p)
+	delete(d.inFlight, p)
+	d.mu.Unlock()
+}
+
+func (d *deleter) run() {
+	defer close(d.done)
+	for {
+		select {
+		case <-d.wake:
+		case <-d.stop:
+			if err := d.flush(); err != nil {
+				d.log.Warn().Err(err).Msg("delivered entries stay in the outbox and will be delivered once more")
+			}
+			return
+		}
+		if err := d.flush(); err != nil {
+			select {
+			case <-time.After(deleteRetry):
+			case <-d.stop:
+			}
+		}
+	}
+}
+
+// flush removes what has gathered, or puts it back.
+func (d *deleter) flush() error {
+	pipe := d.client.Pipeline()
+	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+	defer cancel()
+	d.mu.Lock()
+	d.inFlight, d.pending = d.pending, map[states.Partition]map[string][]string{}
+	for _, streams := range d.inFlight {
+		for stream, ids := range streams {
+			for some := range slices.Chunk(ids, deleteMost) {
+				pipe.XDel(ctx, stream, some...)
+			}
+		}
+	}
+	d.mu.Unlock()
+	if pipe.Len() == 0 {
+		return nil
+	}
+	_, err := pipe.Exec(ctx)
+	if err == nil {
+		return nil
+	}
+	d.mu.Lock()
+	for p, streams := range d.inFlight {
+		for stream, ids := range streams {
+			d.put(p, stream, ids...)
+		}
+	}
+	d.mu.Unlock()
+	d.signal()
+	return unavailable("remove delivered entries", err)
+}
+
+func (d *deleter) close() {
+	close(d.stop)
+	<-d.done
+}
