@@ -223,7 +223,7 @@ func (s *Server) forget() {
 	s.counts = make(map[string]int)
 }
 
-// DropConnections closes all connections at once, in the middle of whatever they do; the listener stays.
+// DropConnections closes all connections in the middle of whatever they do. New ones are accepted again a moment later.
 func (s *Server) DropConnections() error {
 	s.Pause()
 	return s.Resume()
@@ -248,10 +248,15 @@ func (s *Server) open() error {
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(io.Discard, "", 0),
-		ConnState: func(_ net.Conn, state http.ConnState) {
+		ConnState: func(conn net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
 				f.served.Add(1)
+				select {
+				case <-f.gone: // accepted just now: http.Server.Close has not seen it
+					_ = conn.Close()
+				default:
+				}
 			case http.StateClosed, http.StateHijacked:
 				f.served.Done()
 			}

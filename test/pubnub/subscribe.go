@@ -44,6 +44,7 @@ type waiter struct {
 	woken chan struct{} // holds one token
 }
 
+// waiters are the polls being held, also by the names and the groups that they wait for.
 type waiters struct {
 	all     map[*waiter]bool
 	byName  map[string]map[*waiter]bool
@@ -59,24 +60,30 @@ func (ws *waiters) init() {
 
 func (ws *waiters) add(w *waiter) {
 	ws.all[w] = true
-	for index, names := range map[*map[string]map[*waiter]bool][]string{&ws.byName: w.Channels, &ws.byGroup: w.Groups} {
-		for _, name := range names {
-			if (*index)[name] == nil {
-				(*index)[name] = make(map[*waiter]bool)
-			}
-			(*index)[name][w] = true
-		}
-	}
+	enter(ws.byName, w.Channels, w)
+	enter(ws.byGroup, w.Groups, w)
 }
 
 func (ws *waiters) remove(w *waiter) {
 	delete(ws.all, w)
-	for index, names := range map[*map[string]map[*waiter]bool][]string{&ws.byName: w.Channels, &ws.byGroup: w.Groups} {
-		for _, name := range names {
-			delete((*index)[name], w)
-			if len((*index)[name]) == 0 {
-				delete(*index, name)
-			}
+	leave(ws.byName, w.Channels, w)
+	leave(ws.byGroup, w.Groups, w)
+}
+
+func enter(index map[string]map[*waiter]bool, names []string, w *waiter) {
+	for _, name := range names {
+		if index[name] == nil {
+			index[name] = make(map[*waiter]bool)
+		}
+		index[name][w] = true
+	}
+}
+
+func leave(index map[string]map[*waiter]bool, names []string, w *waiter) {
+	for _, name := range names {
+		delete(index[name], w)
+		if len(index[name]) == 0 {
+			delete(index, name)
 		}
 	}
 }
@@ -84,6 +91,7 @@ func (ws *waiters) remove(w *waiter) {
 func (ws *waiters) wake(name string)       { wake(ws.byName[name]) }
 func (ws *waiters) wakeGroup(group string) { wake(ws.byGroup[group]) }
 func (s *Server) wakeAll()                 { wake(s.waiters.all) }
+
 func wake(set map[*waiter]bool) {
 	for w := range set {
 		select {
@@ -159,7 +167,11 @@ func (s *Server) subscribe(c *call) answer {
 	for {
 		if poison := s.faults.take(c, FaultPoison); poison != nil {
 			found := s.collect(w)
-			return s.batch(found, max(tt, newest(found)), poison.envelopesFor(w))
+			next := newest(found)
+			if len(found) == 0 {
+				next = s.tick()
+			}
+			return s.batch(found, next, poison.envelopesFor(w))
 		}
 		if s.faults.take(c, FaultLostCursor) != nil {
 			return s.batch(nil, s.tick(), nil)
