@@ -34,6 +34,7 @@ type LaneOptions struct {
 	Log        Log
 	Store      Store
 	Sinks      map[states.Sink]Publisher
+	Marks      Marks
 	Dead       Publisher // where undeliverable messages are reported
 	Backlog    int       // undelivered commits per partition and sink before the partition pauses
 }
@@ -58,8 +59,8 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{opts: o}
 	for _, lo := range o.Lanes {
-		if lo.Partitions <= 0 || lo.Log == nil || lo.Store == nil || lo.Dead == nil || lo.Backlog <= 0 {
-			return nil, fmt.Errorf("engine: lane %q needs partitions, a log, a store, dead letters and a bound on its outboxes", lo.Lane)
+		if lo.Partitions <= 0 || lo.Log == nil || lo.Store == nil || lo.Marks == nil || lo.Dead == nil || lo.Backlog <= 0 {
+			return nil, fmt.Errorf("engine: lane %q needs partitions, a log, a store, marks, dead letters and a bound on its outboxes", lo.Lane)
 		}
 		e.lanes = append(e.lanes, newLane(&e.opts, lo))
 	}
@@ -85,13 +86,14 @@ func (e *Engine) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Ready says per lane how many of its partitions this replica owns, for the health page.
-func (e *Engine) Ready() map[states.Lane]int {
-	owned := map[states.Lane]int{}
+// Healthy says why this replica is not doing its work, nil when it does. Owning nothing is healthy when others own it.
+func (e *Engine) Healthy() error {
 	for _, l := range e.lanes {
-		owned[l.Lane] = l.ownedCount()
+		if err := l.healthy(); err != nil {
+			return fmt.Errorf("lane %s: %w", l.Lane, err)
+		}
 	}
-	return owned
+	return nil
 }
 
 // partitionOf places a key. FNV-1a is stable across versions and machines, which a stored position depends on.

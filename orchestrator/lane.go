@@ -2,6 +2,8 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +25,14 @@ type lane struct {
 	owned    []*partition       // by number; nil where somebody else owns it
 	stopPass context.CancelFunc // ends the reader's present pass over the log
 	count    atomic.Int32
+	leaseErr atomic.Pointer[error] // why the leases were not renewed last; nil while they are
+	readErr  atomic.Pointer[error] // why the reader stopped last; nil while it reads
 
 	read atomic.Uint64 // everything up to here has been handed to the partitions that joined this pass
 }
+
+// errNotAsked is the state before the first answer about leases.
+var errNotAsked = errors.New("not asked for yet")
 
 func newLane(o *Options, lo LaneOptions) *lane {
 	l := &lane{
@@ -36,6 +43,7 @@ func newLane(o *Options, lo LaneOptions) *lane {
 		owned:       make([]*partition, lo.Partitions),
 		stopPass:    func() {},
 	}
+	l.leaseErr.Store(&errNotAsked)
 	l.sweeper = newSweeper(l)
 	return l
 }
@@ -48,6 +56,7 @@ func (l *lane) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.readLoop(readCtx) })
 	wg.Go(func() { l.sweeper.run(readCtx) })
+	wg.Go(func() { l.markLoop(readCtx) })
 	l.ownLoop(ctx)
 	stopReading()
 	wg.Wait()
@@ -66,10 +75,12 @@ func (l *lane) readLoop(ctx context.Context) {
 		}
 		err := l.Log.Read(passCtx, from, func(e states.Entry) error {
 			retry.reset()
+			l.readErr.Store(nil)
 			return l.dispatch(passCtx, e)
 		})
 		l.endPass()
 		if passCtx.Err() == nil {
+			l.readErr.Store(&err)
 			l.log.Error().Err(err).Uint64("after", from).Msg("log reader stopped; starting again")
 			retry.wait(ctx)
 		}
@@ -153,3 +164,13 @@ func (l *lane) partition(n int) *partition {
 }
 
 func (l *lane) ownedCount() int { return int(l.count.Load()) }
+
+func (l *lane) healthy() error {
+	if err := l.readErr.Load(); err != nil {
+		return fmt.Errorf("reading the log: %w", *err)
+	}
+	if err := l.leaseErr.Load(); err != nil {
+		return fmt.Errorf("leases: %w", *err)
+	}
+	return nil
+}

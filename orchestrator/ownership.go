@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"hash/fnv"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +18,11 @@ func (l *lane) ownLoop(ctx context.Context) {
 	tick := time.NewTicker(l.engine.Lease / 4)
 	defer tick.Stop()
 	for {
-		if err := l.rebalance(ctx); err != nil && ctx.Err() == nil {
+		switch err := l.rebalance(ctx); {
+		case err == nil:
+			l.leaseErr.Store(nil)
+		case ctx.Err() == nil:
+			l.leaseErr.Store(&err)
 			l.log.Warn().Err(err).Msg("leases not renewed; decisions wait until the store answers")
 		}
 		select {
@@ -30,15 +36,16 @@ func (l *lane) ownLoop(ctx context.Context) {
 func (l *lane) rebalance(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.engine.Lease)
 	defer cancel()
-	members, err := l.Store.Members(ctx, string(l.Lane)+"."+l.engine.Owner, l.engine.Lease)
+	members, err := l.Store.Members(ctx, l.member(), l.engine.Lease)
 	if err != nil {
 		return err
 	}
+	members = slices.DeleteFunc(members, func(m string) bool { return !strings.HasPrefix(m, string(l.Lane)+".") })
 	l.dropStopped()
 	var keep, want, give []states.Partition
 	for n := range l.Partitions {
 		id := states.Partition{Lane: l.Lane, Number: n}
-		mine := rendezvous(members, n) == string(l.Lane)+"."+l.engine.Owner
+		mine := rendezvous(members, n) == l.member()
 		switch owned := l.partition(n) != nil; {
 		case owned && mine:
 			keep = append(keep, id)
@@ -93,7 +100,11 @@ func (l *lane) acquire(ctx context.Context, want []states.Partition) error {
 		if err != nil {
 			return err // the lease stays with us and is tried again at the next turn
 		}
-		p := newPartition(l, id, lease, rules, rulesSeq)
+		marks, err := l.Marks.LoadMarks(ctx, id)
+		if err != nil {
+			return err
+		}
+		p := newPartition(l, id, lease, rules, rulesSeq, marks)
 		l.mu.Lock()
 		l.owned[id.Number] = p
 		l.mu.Unlock()
@@ -109,32 +120,43 @@ func (l *lane) acquire(ctx context.Context, want []states.Partition) error {
 	return nil
 }
 
-// dropStopped forgets partitions that stopped by themselves (fenced or rewound), so that they are acquired anew.
+// dropStopped forgets partitions that stopped by themselves (fenced or rewound), so that they are acquired anew. Their
+// relays must have ended before that: in a store that has forgotten, the numbers of outbox entries begin again, and an old
+// relay would strike out a new one's entry.
 func (l *lane) dropStopped() {
+	var stopped []*partition
 	l.mu.Lock()
 	for n, p := range l.owned {
 		if p != nil && p.isStopped() {
 			l.owned[n] = nil
-			go p.stop(0) // its relays end without a word; the store has what they have not delivered
+			stopped = append(stopped, p)
 		}
 	}
 	l.mu.Unlock()
+	stopAll(stopped, 0)
 	l.countOwned()
+}
+
+func stopAll(ps []*partition, drain time.Duration) {
+	var wg sync.WaitGroup
+	for _, p := range ps {
+		wg.Go(func() { p.stop(drain) })
+	}
+	wg.Wait()
 }
 
 // release stops partitions in order (what is in hand is finished and delivered) and gives their leases back.
 func (l *lane) release(ctx context.Context, give []states.Partition) {
-	var wg sync.WaitGroup
+	var ps []*partition
+	l.mu.Lock()
 	for _, id := range give {
-		l.mu.Lock()
-		p := l.owned[id.Number]
-		l.owned[id.Number] = nil
-		l.mu.Unlock()
-		if p != nil {
-			wg.Go(func() { p.stop(l.engine.Drain) })
+		if p := l.owned[id.Number]; p != nil {
+			l.owned[id.Number] = nil
+			ps = append(ps, p)
 		}
 	}
-	wg.Wait()
+	l.mu.Unlock()
+	stopAll(ps, l.engine.Drain)
 	l.countOwned()
 	if err := l.Store.Release(ctx, l.engine.Owner, give); err != nil {
 		l.log.Warn().Err(err).Msg("leases not given back; they expire by themselves")
@@ -151,7 +173,13 @@ func (l *lane) releaseAll() {
 		}
 	}
 	l.release(ctx, give)
+	if err := l.Store.Leave(ctx, l.member()); err != nil {
+		l.log.Warn().Err(err).Msg("membership not given back; it expires by itself")
+	}
 }
+
+// member is this replica's name among those that share the lane.
+func (l *lane) member() string { return string(l.Lane) + "." + l.engine.Owner }
 
 func (l *lane) countOwned() {
 	l.mu.Lock()

@@ -52,9 +52,10 @@ type partition struct {
 	pairs    map[[2]string]string
 
 	relays map[states.Sink]*relay
+	marked map[states.Sink]uint64 // marks last saved; owned by the lane's marking loop
 }
 
-func newPartition(l *lane, id states.Partition, lease states.Lease, rules *states.Rules, rulesSeq uint64) *partition {
+func newPartition(l *lane, id states.Partition, lease states.Lease, rules *states.Rules, rulesSeq uint64, marks map[states.Sink]uint64) *partition {
 	p := &partition{
 		id: id, lane: l, epoch: lease.Epoch,
 		log:      l.log.With().Int("partition", id.Number).Logger(),
@@ -71,7 +72,7 @@ func newPartition(l *lane, id states.Partition, lease states.Lease, rules *state
 		relays:   map[states.Sink]*relay{},
 	}
 	for sink, publisher := range l.Sinks {
-		p.relays[sink] = newRelay(p, sink, publisher)
+		p.relays[sink] = newRelay(p, sink, publisher, marks[sink])
 	}
 	return p
 }

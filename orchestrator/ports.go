@@ -62,6 +62,7 @@ type Outbox interface {
 // Leases say which replica owns which partition.
 type Leases interface {
 	Members(ctx context.Context, self string, ttl time.Duration) ([]string, error)
+	Leave(ctx context.Context, self string) error
 	Acquire(ctx context.Context, owner string, ttl time.Duration, ps []states.Partition) (map[states.Partition]states.Lease, error)
 	Renew(ctx context.Context, owner string, ttl time.Duration, ps []states.Partition) ([]states.Partition, error)
 	Release(ctx context.Context, owner string, ps []states.Partition) error
@@ -83,4 +84,11 @@ type Store interface {
 // Publisher hands messages to a sink and returns when all are accepted. An error with Permanent() true will not go away.
 type Publisher interface {
 	Publish(ctx context.Context, ms []states.Message) error
+}
+
+// Marks remember, outside the store, how far each partition's messages have been delivered: the log position below which
+// a sink has everything. When the store has forgotten and the log is replayed, what a sink has had is not said again.
+type Marks interface {
+	LoadMarks(ctx context.Context, p states.Partition) (map[states.Sink]uint64, error)
+	SaveMarks(ctx context.Context, p states.Partition, marks map[states.Sink]uint64) error
 }

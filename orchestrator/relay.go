@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"consultd/states"
@@ -30,13 +31,17 @@ type relay struct {
 	outstanding int
 	wake        chan struct{}
 
-	last   int64 // last entry delivered, or found to be removed
+	last   int64         // last entry delivered
+	mark   uint64        // log position up to which an earlier life of the store had everything delivered
+	done   atomic.Uint64 // log position of the last entry delivered
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
 
-func newRelay(p *partition, sink states.Sink, publisher Publisher) *relay {
-	return &relay{p: p, sink: sink, publisher: publisher, behind: true, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+func newRelay(p *partition, sink states.Sink, publisher Publisher, mark uint64) *relay {
+	r := &relay{p: p, sink: sink, publisher: publisher, behind: true, mark: mark, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	r.done.Store(mark)
+	return r
 }
 
 func (r *relay) start() {
@@ -178,7 +183,11 @@ func (r *relay) drainOutbox(ctx context.Context) bool {
 
 // deliver says an entry's messages and removes it from the outbox. It returns false when ctx ended before that.
 func (r *relay) deliver(ctx context.Context, e states.Pending) bool {
-	messages := r.recheck(ctx, e.Messages)
+	messages := e.Messages
+	if e.Seq <= r.mark {
+		messages = nil // said before the store forgot
+	}
+	messages = r.recheck(ctx, messages)
 	crashpoint("relay.before." + string(r.sink))
 	if !r.say(ctx, e.Seq, messages) {
 		return false
@@ -186,6 +195,7 @@ func (r *relay) deliver(ctx context.Context, e states.Pending) bool {
 	crashpoint("relay.published." + string(r.sink))
 	r.p.lane.Store.Delivered(r.p.id, r.sink, e.Entry)
 	r.last = e.Entry
+	r.done.Store(max(r.done.Load(), e.Seq))
 	r.mu.Lock()
 	counted := r.outstanding > 0 // an entry left by an earlier owner was never counted here
 	if counted {

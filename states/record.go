@@ -242,3 +242,8 @@ type ArmedTimer struct {
 	Generation int       `json:"g"`
 	Due        time.Time `json:"due,omitzero"`
 }
+
+// Answered says that nobody needs to be paged any more: somebody has taken the escalation, or it is over.
+func (e *Escalation) Answered() bool {
+	return e.State == EscalationAccepted || e.State == EscalationAttended || e.State == EscalationClosed
+}
