@@ -37,6 +37,7 @@ type lease struct {
 	cell  Cell
 	owner string // of this process and run, unlike any other
 	pace  Pace
+	alert func(error)
 
 	mu       sync.Mutex // held while storing
 	held     place
@@ -59,6 +60,8 @@ func (l *lease) acquire(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
+			l.alert(err)
+			since = time.Time{} // the owner could not renew either
 			continue
 		}
 		if since.IsZero() || revision != seen {

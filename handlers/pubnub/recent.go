@@ -1,6 +1,10 @@
 package pubnub
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 // recent remembers the last so many keys.
 type recent struct {
@@ -31,4 +35,11 @@ func (r *recent) add(key string) {
 	r.ring[r.next] = key
 	r.next = (r.next + 1) % len(r.ring)
 	r.set[key] = struct{}{}
+}
+
+// keys gives all that is remembered, in no order.
+func (r *recent) keys() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.set))
 }
