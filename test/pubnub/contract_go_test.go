@@ -164,13 +164,13 @@ func TestGoSDKWithWrongSecretIsRefused(t *testing.T) {
 
 func TestGoSDKWithWrongKeysIsRefused(t *testing.T) {
 	s := start(t, standin.Config{})
-	for name, change := range map[string]func(*sdk.Config){
-		"publish key":   func(config *sdk.Config) { config.PublishKey = "pub-c-other" },
-		"subscribe key": func(config *sdk.Config) { config.SubscribeKey = "sub-c-other" },
+	for want, change := range map[string]func(*sdk.Config){
+		"Invalid Key":           func(config *sdk.Config) { config.PublishKey = "pub-c-other" },
+		"Invalid Subscribe Key": func(config *sdk.Config) { config.SubscribeKey = "sub-c-other" },
 	} {
 		_, status, err := goClient(s, "dr-smith", change).Publish().Channel("c").Message("x").Execute()
-		if err == nil || status.StatusCode != 400 || !strings.Contains(err.Error(), "Invalid Key") {
-			t.Errorf("%s: status %d, error %v", name, status.StatusCode, err)
+		if err == nil || status.StatusCode != 400 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: status %d, error %v", want, status.StatusCode, err)
 		}
 	}
 	wrong := goClient(s, "dr-smith", func(config *sdk.Config) { config.SubscribeKey = "sub-c-other" })

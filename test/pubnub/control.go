@@ -83,8 +83,9 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 			refused(err)
 			return
 		}
-		s.background(func() { s.outage(time.Duration(outage.Seconds * float64(time.Second))) })
 		respond(http.StatusAccepted, ok)
+		_ = http.NewResponseController(w).Flush() // the outage takes this connection down too
+		s.background(func() { s.outage(time.Duration(outage.Seconds * float64(time.Second))) })
 	case "POST forget":
 		s.Forget()
 		respond(http.StatusOK, ok)

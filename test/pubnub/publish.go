@@ -38,6 +38,9 @@ func routePublish(c *call) handler {
 var customType = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{2,49}$`)
 
 func (s *Server) publish(c *call) answer {
+	if refused := s.subscribeKey(c.segments[2]); refused != nil {
+		return *refused
+	}
 	m, refusal := s.readMessage(c)
 	notLive := refusal == "" && s.takeFault(c, FaultNotLive) != nil
 	s.mu.Lock()
@@ -52,10 +55,10 @@ func (s *Server) publish(c *call) answer {
 	return reply(http.StatusOK, []any{1, "Sent", strconv.FormatInt(m.Timetoken, 10)})
 }
 
-// readMessage checks a publish and gives the reason when it is refused. "Invalid Key", "Wildcard maximum depth exceeded"
-// and "Message Too Large" are the service's words, the others are assumed.
+// readMessage checks a publish and gives the reason when it is refused. "Invalid Key", "Wildcard maximum depth exceeded",
+// "Message Too Large" and "Signal size too large" are the service's words, the others are assumed.
 func (s *Server) readMessage(c *call) (*Message, string) {
-	if unescape(c.segments[1]) != s.cfg.PublishKey || unescape(c.segments[2]) != s.cfg.SubscribeKey {
+	if unescape(c.segments[1]) != s.cfg.PublishKey {
 		return nil, "Invalid Key"
 	}
 	channel := c.channels[0]

