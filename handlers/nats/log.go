@@ -13,20 +13,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"consultd/handlers"
 	"consultd/states"
 )
 
-// Headers of log entries.
-const (
-	HeaderID        = jetstream.MsgIDHeader
-	HeaderActor     = "Consult-Actor"
-	HeaderRole      = "Consult-Role"
-	HeaderSource    = "Consult-Source" // absent: the message came over NATS
-	HeaderTimetoken = "Consult-Timetoken"
-	HeaderReplay    = "Consult-Replay" // sequence of the entry that an operator replayed
+// HeaderReplay names the position of the entry that an operator replayed.
+const HeaderReplay = "Consult-Replay"
 
-	headerPrefix = "Consult-"
-)
+const headerPrefix = "Consult-"
 
 // Tries of an append: short at first, because a lost request costs its whole timeout.
 const (
@@ -152,7 +146,7 @@ func (l *Log) get(
 func (l *Log) entry(m message) states.Entry {
 	e := states.Entry{Lane: l.lane, Seq: m.seq, At: m.at.UTC(), Subject: m.subject, Data: m.data}
 	for k, v := range m.header {
-		if len(v) == 0 || k != HeaderID && !strings.HasPrefix(k, headerPrefix) {
+		if len(v) == 0 || k != handlers.HeaderMsgID && !strings.HasPrefix(k, headerPrefix) {
 			continue
 		}
 		if e.Header == nil {
@@ -169,7 +163,7 @@ func replayHeader(e states.Entry) map[string]string {
 	if h == nil {
 		h = map[string]string{}
 	}
-	delete(h, HeaderID)
+	delete(h, handlers.HeaderMsgID)
 	h[HeaderReplay] = fmt.Sprint(e.Seq)
 	return h
 }

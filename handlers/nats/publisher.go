@@ -2,7 +2,6 @@ package nats
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,10 +17,18 @@ import (
 // Publisher says messages on NATS. It is safe for concurrent use.
 type Publisher struct {
 	client *Client
+	wire   func(states.Message) (*nats.Msg, error)
 }
 
-// NewPublisher publishes over a connection.
-func NewPublisher(c *Client) *Publisher { return &Publisher{client: c} }
+// NewPublisher says each message on the subject that follows from its channel; see handlers.MessageSubject.
+func NewPublisher(c *Client) *Publisher { return &Publisher{client: c, wire: wire} }
+
+// NewAuditPublisher says every message on the audit stream, whatever its channel.
+func NewAuditPublisher(c *Client) *Publisher {
+	return &Publisher{client: c, wire: func(m states.Message) (*nats.Msg, error) {
+		return &nats.Msg{Subject: handlers.AuditEntrySubject, Data: m.Payload, Header: nats.Header{}}, nil
+	}}
+}
 
 // PublishError is why one message was not accepted.
 type PublishError struct {
@@ -42,8 +49,7 @@ func (e *PublishError) Unwrap() error { return e.Cause }
 func (e *PublishError) Permanent() bool { return e.permanent }
 
 // Publish publishes all messages at once and returns when every one is stored, or with the *PublishError of each that is
-// not, joined. Every message carries its id, so that all of them can be published again after an error. Where a message
-// goes follows from its channel; see handlers.MessageSubject.
+// not, joined. Every message carries its id, so that all of them can be published again after an error.
 func (p *Publisher) Publish(ctx context.Context, ms []states.Message) error {
 	var errs []error
 	fail := func(m states.Message, subject string, err error) {
@@ -56,7 +62,7 @@ func (p *Publisher) Publish(ctx context.Context, ms []states.Message) error {
 	}
 	flights := make([]flight, 0, len(ms))
 	for _, m := range ms {
-		msg, err := wire(m)
+		msg, err := p.wire(m)
 		if err != nil {
 			fail(m, msg.Subject, err)
 			continue
@@ -80,18 +86,8 @@ func (p *Publisher) Publish(ctx context.Context, ms []states.Message) error {
 	return errors.Join(errs...)
 }
 
-// errEnvelope and errSubject are the faults of a message that no repetition cures.
-var (
-	errEnvelope = errors.New("a message for the log must be {actor, role, body}")
-	errSubject  = errors.New("the channel name is not usable as a subject")
-)
-
-// raised is the payload of a message that goes into the log: the actor travels in the headers, as for any backend.
-type raised struct {
-	Actor string          `json:"actor"`
-	Role  string          `json:"role"`
-	Body  json.RawMessage `json:"body"`
-}
+// errSubject is the fault of a message that no repetition cures.
+var errSubject = errors.New("the channel name is not usable as a subject")
 
 func wire(m states.Message) (*nats.Msg, error) {
 	subject, intoLog := handlers.MessageSubject(m.Channel)
@@ -99,21 +95,16 @@ func wire(m states.Message) (*nats.Msg, error) {
 	if !validSubject(subject) {
 		return msg, errSubject
 	}
-	if intoLog {
-		var r raised
-		if err := json.Unmarshal(m.Payload, &r); err != nil || r.Actor == "" || r.Role == "" || len(r.Body) == 0 {
-			return msg, errEnvelope // the cause could quote the content
+	if intoLog { // whose request it is travels in the headers, as with any backend
+		for k, v := range handlers.LogHeaders(m) {
+			msg.Header.Set(k, v)
 		}
-		msg.Data = r.Body
-		msg.Header.Set(HeaderActor, r.Actor)
-		msg.Header.Set(HeaderRole, r.Role)
-		msg.Header.Set(HeaderSource, string(states.SourceConsultd))
 	}
 	return msg, nil
 }
 
 func hopeless(subject string, err error) bool {
-	if errors.Is(err, errSubject) || errors.Is(err, errEnvelope) {
+	if errors.Is(err, errSubject) {
 		return true
 	}
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {

@@ -40,8 +40,8 @@ type reader struct {
 	subject string // "" reads every subject
 	// lost decides what becomes of a start below the first stored message; nil refuses.
 	lost func(*LostError) error
-	// until ends the reading with success after the message at this sequence or behind it; 0 reads for ever.
-	until uint64
+	// toEnd ends the reading with success when there are no more messages; otherwise it waits for new ones for ever.
+	toEnd bool
 
 	pos     uint64    // sequence of the last message delivered
 	created time.Time // of the stream, when first seen
@@ -53,7 +53,7 @@ var errSession = errors.New("reading was interrupted")
 // errDone ends a reading that reached its end.
 var errDone = errors.New("reached the end")
 
-// run delivers everything after r.pos until ctx ends, deliver fails, or until is reached.
+// run delivers everything after r.pos until ctx ends, deliver fails, or with toEnd until the end.
 func (r *reader) run(ctx context.Context, deliver func(message) error) error {
 	pause := firstSessionTry
 	for {
@@ -109,6 +109,10 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 		_ = r.client.JS.DeleteConsumer(bye, r.stream, consumer.CachedInfo().Name) // else it goes by itself
 	}()
 
+	if r.toEnd && consumer.CachedInfo().NumPending == 0 {
+		return errDone
+	}
+
 	var (
 		mu    sync.Mutex // held while a message is delivered; guards r.pos, next and over
 		next  = uint64(1)
@@ -139,7 +143,7 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 		if err == nil {
 			next++
 			r.pos = meta.Sequence.Stream
-			if r.until > 0 && r.pos >= r.until {
+			if r.toEnd && meta.NumPending == 0 {
 				err = errDone
 			}
 		}
@@ -197,9 +201,6 @@ func (r *reader) check(ctx context.Context) error {
 			return err
 		}
 		r.pos = state.FirstSeq - 1
-	}
-	if r.until > 0 && (r.pos >= r.until || state.LastSeq == 0 || state.Msgs == 0) {
-		return errDone
 	}
 	return nil
 }
