@@ -2,54 +2,41 @@ package nats
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"consultd/states"
 )
 
 // ErrStale says that a cell has changed since it was loaded: load it again.
 var ErrStale = errors.New("the value has changed meanwhile")
 
-// State is the bucket of small things that replicas share: cursors, leases, marks.
-type State struct {
-	kv jetstream.KeyValue
-}
-
-// OpenState opens the bucket that Reconcile made.
-func OpenState(ctx context.Context, c *Client) (*State, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	kv, err := c.JS.KeyValue(ctx, StateBucket)
-	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", StateBucket, err)
-	}
-	return &State{kv: kv}, nil
-}
-
-// Put sets a mark, whatever it was.
-func (s *State) Put(ctx context.Context, key string, value []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if _, err := s.kv.Put(ctx, key, value); err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
-	}
-	return nil
-}
-
-// Get returns a mark; nil when it was never set.
-func (s *State) Get(ctx context.Context, key string) ([]byte, error) {
-	value, _, err := s.Cell(key).Load(ctx)
-	return value, err
-}
-
-// Cell is the value of one key, changed by compare and swap.
-func (s *State) Cell(key string) *Cell { return &Cell{kv: s.kv, key: key} }
-
 // Cell is one key whose writers exclude each other by its revision.
 type Cell struct {
 	kv  jetstream.KeyValue
 	key string
+}
+
+// NewCell is the cell of a key in the bucket that Reconcile made.
+func NewCell(ctx context.Context, js jetstream.JetStream, key string) (*Cell, error) {
+	kv, err := openBucket(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	return &Cell{kv: kv, key: key}, nil
+}
+
+func openBucket(ctx context.Context, js jetstream.JetStream) (jetstream.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	kv, err := js.KeyValue(ctx, StateBucket)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", StateBucket, err)
+	}
+	return kv, nil
 }
 
 // Load returns the value and its revision; nil and 0 when there is none yet.
@@ -85,4 +72,62 @@ func (c *Cell) Store(ctx context.Context, value []byte, revision uint64) (uint64
 		return 0, fmt.Errorf("store %s: %w", c.key, err)
 	}
 	return next, nil
+}
+
+// Marks keep, per partition, how far each sink has been served. They are bound to one log: after it was deleted and
+// created anew they are forgotten, because positions start again.
+type Marks struct {
+	kv  jetstream.KeyValue
+	log string
+}
+
+// NewMarks are the marks of the log in a stream.
+func NewMarks(ctx context.Context, js jetstream.JetStream, stream string) (*Marks, error) {
+	kv, err := openBucket(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", stream, err)
+	}
+	return &Marks{kv: kv, log: fmt.Sprintf("marks.%s.%d", stream, s.CachedInfo().Created.UnixNano())}, nil
+}
+
+func (m *Marks) key(p states.Partition) string {
+	return fmt.Sprintf("%s.%s%d", m.log, p.Lane, p.Number)
+}
+
+// LoadMarks returns what was saved last, nil when nothing ever was.
+func (m *Marks) LoadMarks(ctx context.Context, p states.Partition) (map[states.Sink]uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	e, err := m.kv.Get(ctx, m.key(p))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load marks: %w", err)
+	}
+	var marks map[states.Sink]uint64
+	if err := json.Unmarshal(e.Value(), &marks); err != nil {
+		return nil, fmt.Errorf("load marks: %w", err)
+	}
+	return marks, nil
+}
+
+// SaveMarks replaces a partition's marks.
+func (m *Marks) SaveMarks(ctx context.Context, p states.Partition, marks map[states.Sink]uint64) error {
+	value, err := json.Marshal(marks)
+	if err != nil {
+		return fmt.Errorf("save marks: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if _, err := m.kv.Put(ctx, m.key(p), value); err != nil {
+		return fmt.Errorf("save marks: %w", err)
+	}
+	return nil
 }

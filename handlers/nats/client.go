@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 )
 
@@ -37,13 +38,14 @@ type Options struct {
 	Name string   // shown in the server's connection list, e.g. "consultd replica-1 emergency"
 
 	CredentialsFile string // JWT and nkey seed in one file
-	NKeySeedFile    string
+	NKeySeed        string // SU...
 	User, Password  string
 	Token           string
 
-	CAFile            string // roots to trust beside none else; "" trusts the system's
-	CertFile, KeyFile string // client certificate
 	TLS               bool   // require TLS even when the URL does not say tls://
+	CAFile            string // authorities to trust instead of the system's
+	CertFile, KeyFile string // client certificate
+	ServerName        string // expected in the server's certificate, when it differs from the address
 
 	Logger zerolog.Logger
 }
@@ -99,13 +101,13 @@ func (o Options) connectOptions() ([]nats.Option, error) {
 		return nil, errors.New("nats: no server URL is configured")
 	}
 	ways := 0
-	for _, set := range []bool{o.CredentialsFile != "", o.NKeySeedFile != "", o.User != "", o.Token != ""} {
+	for _, set := range []bool{o.CredentialsFile != "", o.NKeySeed != "", o.User != "", o.Token != ""} {
 		if set {
 			ways++
 		}
 	}
 	if ways > 1 {
-		return nil, errors.New("nats: more than one of credentials file, nkey seed file, user and token is configured: keep one")
+		return nil, errors.New("nats: more than one of credentials file, nkey seed, user and token is configured: keep one")
 	}
 	log := o.Logger
 	opts := []nats.Option{
@@ -135,19 +137,23 @@ func (o Options) connectOptions() ([]nats.Option, error) {
 	switch {
 	case o.CredentialsFile != "":
 		opts = append(opts, nats.UserCredentials(o.CredentialsFile))
-	case o.NKeySeedFile != "":
-		opt, err := nats.NkeyOptionFromSeed(o.NKeySeedFile)
+	case o.NKeySeed != "":
+		key, err := nkeys.FromSeed([]byte(o.NKeySeed))
 		if err != nil {
-			return nil, fmt.Errorf("nats nkey seed file: %w", err)
+			return nil, fmt.Errorf("nats nkey seed: %w", err)
 		}
-		opts = append(opts, opt)
+		public, err := key.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("nats nkey seed: %w", err)
+		}
+		opts = append(opts, nats.Nkey(public, key.Sign))
 	case o.User != "":
 		opts = append(opts, nats.UserInfo(o.User, o.Password))
 	case o.Token != "":
 		opts = append(opts, nats.Token(o.Token))
 	}
-	if o.TLS {
-		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12}))
+	if o.TLS || o.ServerName != "" {
+		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}))
 	}
 	if o.CAFile != "" {
 		opts = append(opts, nats.RootCAs(o.CAFile))

@@ -17,6 +17,9 @@ import (
 	"consultd/states"
 )
 
+// HeaderID is the header that carries a message's id.
+const HeaderID = handlers.HeaderMsgID
+
 // HeaderReplay names the position of the entry that an operator replayed.
 const HeaderReplay = "Consult-Replay"
 

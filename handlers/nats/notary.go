@@ -22,13 +22,13 @@ import (
 // Checkpoint seals a run of the audit stream: whoever holds one can tell whether anything up to it was changed.
 type Checkpoint struct {
 	ID        string    `json:"id"`
-	From      uint64    `json:"from"`   // first stream sequence covered, one above the end of the checkpoint before
-	To        uint64    `json:"to"`     // last stream sequence covered
-	Count     int       `json:"count"`  // audit entries covered, repeats included
-	Digest    string    `json:"digest"` // hex SHA-256 over the entries' hashes, a newline after each, in stream order
-	Prev      string    `json:"prev"`   // hex SHA-256 of the message of the checkpoint before, "" for the first
-	At        time.Time `json:"at"`     // the notary's clock
-	KeyID     string    `json:"keyId"`
+	From      uint64    `json:"from"`                // first stream sequence covered, one above the end of the checkpoint before
+	To        uint64    `json:"to"`                  // last stream sequence covered
+	Count     int       `json:"count"`               // audit entries covered, repeats included
+	Digest    string    `json:"digest"`              // hex SHA-256 over the entries' hashes, a newline after each, in stream order
+	Prev      string    `json:"prev"`                // hex SHA-256 of the message of the checkpoint before, "" for the first
+	At        time.Time `json:"at"`                  // the notary's clock
+	KeyID     string    `json:"keyId,omitempty"`     // "" when unsigned
 	Signature []byte    `json:"signature,omitempty"` // Ed25519 over this object as JSON without the signature
 }
 
@@ -54,15 +54,23 @@ var (
 	errUnreadable = errors.New("it is not a checkpoint")
 	errSignature  = errors.New("its signature does not match")
 	errUnknownKey = errors.New("it is signed with an unknown key")
+	errUnsigned   = errors.New("it is not signed")
 )
 
-// openCheckpoint reads a checkpoint and checks its signature.
+// openCheckpoint reads a checkpoint and checks its signature, if there are keys. An unsigned one proves nothing to
+// somebody who has keys: it is passed over as if it were not there.
 func openCheckpoint(data []byte, keys map[string]ed25519.PublicKey) (Checkpoint, error) {
 	var c Checkpoint
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
 		return c, errUnreadable // the cause could quote the content
+	}
+	if len(keys) == 0 {
+		return c, nil
+	}
+	if c.KeyID == "" {
+		return c, errUnsigned
 	}
 	key, ok := keys[c.KeyID]
 	if !ok {
@@ -92,12 +100,12 @@ func seal(data []byte) (lines []byte, count int) {
 
 // NotaryOptions configures a notary.
 type NotaryOptions struct {
-	Key     ed25519.PrivateKey
+	Key     ed25519.PrivateKey  // nil leaves checkpoints unsigned: they show accidents, but no forgery
 	Trusted []ed25519.PublicKey // of notaries before this one; needed after a change of keys
-	Every   int                 // entries after which a checkpoint is due; default 1000
-	After   time.Duration       // time after which one is due when there are new entries; default 10 s
+	Every   time.Duration       // after which a checkpoint is due when there are new entries; default 1 minute
+	Entries int                 // after which a checkpoint is due at once; default 1000
 	Now     func() time.Time    // default time.Now
-	Logger  zerolog.Logger
+	Log     zerolog.Logger
 }
 
 // Notary appends signed checkpoints to the audit stream. Every replica may run one: each checkpoint is appended on the
@@ -128,21 +136,24 @@ type pendingSeal struct {
 const echoTimeout = 10 * time.Second
 
 // NewNotary is a notary that signs with o.Key.
-func NewNotary(c *Client, o NotaryOptions) (*Notary, error) {
-	if len(o.Key) != ed25519.PrivateKeySize {
-		return nil, errors.New("audit notary: the signing key must be an Ed25519 private key")
+func NewNotary(c *Client, o NotaryOptions) *Notary {
+	if o.Entries <= 0 {
+		o.Entries = 1000
 	}
 	if o.Every <= 0 {
-		o.Every = 1000
-	}
-	if o.After <= 0 {
-		o.After = 10 * time.Second
+		o.Every = time.Minute
 	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	public, _ := o.Key.Public().(ed25519.PublicKey)
-	return &Notary{client: c, o: o, keyID: KeyID(public), keys: KeyRing(append(slices.Clone(o.Trusted), public))}, nil
+	n := &Notary{client: c, o: o, keys: KeyRing(o.Trusted)}
+	if len(o.Key) == ed25519.PrivateKeySize {
+		if public, ok := o.Key.Public().(ed25519.PublicKey); ok {
+			n.keyID = KeyID(public)
+			n.keys[n.keyID] = public
+		}
+	}
+	return n
 }
 
 // KeyRing is public keys by their ids, as Verify wants them.
@@ -167,7 +178,7 @@ func (n *Notary) Run(ctx context.Context) error {
 		if errors.Is(err, errUnknownKey) {
 			return fmt.Errorf("audit notary: last checkpoint: %w: add its public key to the trusted ones", err)
 		}
-		n.o.Logger.Error().Err(err).Msg("audit notary stopped; starting again from the last checkpoint")
+		n.o.Log.Error().Err(err).Msg("audit notary stopped; starting again from the last checkpoint")
 		if n.to > before {
 			pause = retryPause
 		}
@@ -187,7 +198,7 @@ func (n *Notary) pass(ctx context.Context) error {
 	messages := make(chan message)
 	ended := make(chan error, 1)
 	r := reader{client: n.client, stream: AuditStream, pos: n.to, lost: func(e *LostError) error {
-		n.o.Logger.Error().Uint64("lost", e.Lost()).Msg("audit entries aged out before they were sealed")
+		n.o.Log.Error().Uint64("lost", e.Lost()).Msg("audit entries aged out before they were sealed")
 		return nil
 	}}
 	go func() {
@@ -208,7 +219,7 @@ func (n *Notary) pass(ctx context.Context) error {
 		}
 	}()
 
-	due := time.NewTimer(n.o.After)
+	due := time.NewTimer(n.o.Every)
 	defer due.Stop()
 	for {
 		select {
@@ -221,9 +232,9 @@ func (n *Notary) pass(ctx context.Context) error {
 				return err
 			}
 			if first && len(n.pending) > 0 && !n.sealed {
-				due.Reset(n.o.After)
+				due.Reset(n.o.Every)
 			}
-			if n.sealed || n.entries < n.o.Every {
+			if n.sealed || n.entries < n.o.Entries {
 				continue
 			}
 		case <-due.C:
@@ -265,7 +276,7 @@ func (n *Notary) resume(ctx context.Context) error {
 	case errors.Is(err, errUnknownKey):
 		return err
 	}
-	// The last one is a forgery: go through all of them, counting the good ones.
+	// The last one is unsigned or a forgery: go through all of them, counting the good ones.
 	all := reader{client: n.client, stream: AuditStream, subject: handlers.AuditCheckpointSubject, toEnd: true}
 	return all.run(ctx, n.see)
 }
@@ -286,8 +297,10 @@ func (n *Notary) see(m message) error {
 		switch {
 		case errors.Is(err, errUnknownKey):
 			return err
+		case errors.Is(err, errUnsigned):
+			return nil
 		case err != nil, c.To <= n.to || c.To >= m.seq:
-			n.o.Logger.Error().Err(err).Uint64("seq", m.seq).Msg("the audit stream holds a forged checkpoint; run: consultd audit verify")
+			n.o.Log.Error().Err(err).Uint64("seq", m.seq).Msg("the audit stream holds a forged checkpoint; run: consultd audit verify")
 			return nil
 		}
 		n.to = c.To
@@ -311,7 +324,9 @@ func (n *Notary) append(ctx context.Context) error {
 		_, _ = digest.Write(p.lines) // never fails
 	}
 	c.Digest = hex.EncodeToString(digest.Sum(nil))
-	c.Signature = ed25519.Sign(n.o.Key, c.signed())
+	if n.keyID != "" {
+		c.Signature = ed25519.Sign(n.o.Key, c.signed())
+	}
 	data, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode checkpoint: %w", err)

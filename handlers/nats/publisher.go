@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,8 +24,8 @@ type Publisher struct {
 // NewPublisher says each message on the subject that follows from its channel; see handlers.MessageSubject.
 func NewPublisher(c *Client) *Publisher { return &Publisher{client: c, wire: wire} }
 
-// NewAuditPublisher says every message on the audit stream, whatever its channel.
-func NewAuditPublisher(c *Client) *Publisher {
+// NewAudit says every message on the audit stream, whatever its channel.
+func NewAudit(c *Client) *Publisher {
 	return &Publisher{client: c, wire: func(m states.Message) (*nats.Msg, error) {
 		return &nats.Msg{Subject: handlers.AuditEntrySubject, Data: m.Payload, Header: nats.Header{}}, nil
 	}}
@@ -86,8 +87,19 @@ func (p *Publisher) Publish(ctx context.Context, ms []states.Message) error {
 	return errors.Join(errs...)
 }
 
-// errSubject is the fault of a message that no repetition cures.
-var errSubject = errors.New("the channel name is not usable as a subject")
+// errEnvelope and errSubject are the faults of a message that no repetition cures.
+var (
+	errEnvelope = errors.New("a message for the log must be {actor, role, body}")
+	errSubject  = errors.New("the channel name is not usable as a subject")
+)
+
+// raised is the payload of a message that goes into the log: whose request it is travels in the headers there, as with
+// any backend.
+type raised struct {
+	Actor string          `json:"actor"`
+	Role  string          `json:"role"`
+	Body  json.RawMessage `json:"body"`
+}
 
 func wire(m states.Message) (*nats.Msg, error) {
 	subject, intoLog := handlers.MessageSubject(m.Channel)
@@ -95,16 +107,21 @@ func wire(m states.Message) (*nats.Msg, error) {
 	if !validSubject(subject) {
 		return msg, errSubject
 	}
-	if intoLog { // whose request it is travels in the headers, as with any backend
-		for k, v := range handlers.LogHeaders(m) {
-			msg.Header.Set(k, v)
+	if intoLog {
+		var r raised
+		if err := json.Unmarshal(m.Payload, &r); err != nil || r.Actor == "" || r.Role == "" || len(r.Body) == 0 {
+			return msg, errEnvelope // the cause could quote the content
 		}
+		msg.Data = r.Body
+		msg.Header.Set(handlers.HeaderActor, r.Actor)
+		msg.Header.Set(handlers.HeaderRole, r.Role)
+		msg.Header.Set(handlers.HeaderSource, string(states.SourceConsultd))
 	}
 	return msg, nil
 }
 
 func hopeless(subject string, err error) bool {
-	if errors.Is(err, errSubject) {
+	if errors.Is(err, errSubject) || errors.Is(err, errEnvelope) {
 		return true
 	}
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {

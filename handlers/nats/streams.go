@@ -30,24 +30,26 @@ const day = 24 * time.Hour
 
 // StreamOptions is what an operator may choose about the streams.
 type StreamOptions struct {
-	Replicas   int           // 1 to 5; 3 on a cluster, so that "accepted" survives the loss of a server
-	Duplicates time.Duration // how long a message id is remembered; must exceed the longest repetition
-	LogAge     time.Duration // must exceed the age of any backup of the store; 0 keeps everything
-	OutAge     time.Duration
-	PagesAge   time.Duration
-	DeadAge    time.Duration
-	AuditAge   time.Duration // 0, the default, keeps everything
+	Replicas     int           // 1 to 5; 3 on a cluster, so that "accepted" survives the loss of a server
+	Duplicates   time.Duration // how long a message id is remembered; must exceed the longest repetition
+	LogAge       time.Duration // must exceed the age of any backup of the store; 0 keeps everything
+	EmergencyAge time.Duration // the same for the emergency log
+	OutAge       time.Duration
+	PagesAge     time.Duration
+	DeadAge      time.Duration
+	AuditAge     time.Duration // 0, the default, keeps everything
 }
 
 // DefaultStreamOptions are for one server: no replication.
 func DefaultStreamOptions() StreamOptions {
 	return StreamOptions{
-		Replicas:   1,
-		Duplicates: 15 * time.Minute,
-		LogAge:     30 * day,
-		OutAge:     7 * day,
-		PagesAge:   30 * day,
-		DeadAge:    90 * day,
+		Replicas:     1,
+		Duplicates:   15 * time.Minute,
+		LogAge:       30 * day,
+		EmergencyAge: 30 * day,
+		OutAge:       7 * day,
+		PagesAge:     30 * day,
+		DeadAge:      90 * day,
 	}
 }
 
@@ -84,7 +86,7 @@ func Streams(o StreamOptions) []jetstream.StreamConfig {
 	audit.DenyPurge = true
 	return []jetstream.StreamConfig{
 		stream(LogStream, "everything that was said to consultd, except emergencies", o.LogAge, handlers.LogSubjects()...),
-		stream(EmergencyStream, "emergencies said to consultd", o.LogAge, handlers.EmergencySubjects()...),
+		stream(EmergencyStream, "emergencies said to consultd", o.EmergencyAge, handlers.EmergencySubjects()...),
 		stream(OutStream, "what consultd says", o.OutAge, handlers.OutSubjects()...),
 		stream(PagesStream, "pages and emergencies that consultd says", o.PagesAge, handlers.PageSubjects()...),
 		stream(DeadStream, "references to messages that were refused", o.DeadAge, handlers.DeadSubjects()...),
