@@ -25,7 +25,7 @@ const (
 
 const (
 	idHint     = "use 1 to 32 letters, digits, _ or -"
-	secretHint = "set it as file:/path or env:NAME; consultd keys generate makes one"
+	secretHint = "set it as file:/path or env:NAME; consultd keys generate makes one" // #nosec G101 -- says where to put it
 	sixYears   = 6 * 365 * 24 * time.Hour
 )
 
@@ -59,9 +59,9 @@ func (l *loader) oneOf(path, value string, allowed ...string) {
 	}
 }
 
-func (l *loader) between(path string, value, least, most int) {
-	if value < least || value > most {
-		l.fail(path, fmt.Sprintf("%d is out of range", value), fmt.Sprintf("use %d to %d", least, most))
+func (l *loader) upTo(path string, value, most int) {
+	if value < 1 || value > most {
+		l.fail(path, fmt.Sprintf("%d is out of range", value), fmt.Sprintf("use 1 to %d", most))
 	}
 }
 
@@ -82,8 +82,8 @@ func (l *loader) checkGeneral(c *Config) {
 	}
 	l.oneOf("environment", string(c.Environment), string(Development), string(Production))
 	l.oneOf("log.level", c.Log.Level, "trace", "debug", "info", "warn", "error")
-	l.between("partitions.normal", c.Partitions.Normal, 1, 1024)
-	l.between("partitions.emergency", c.Partitions.Emergency, 1, 256)
+	l.upTo("partitions.normal", c.Partitions.Normal, 1024)
+	l.upTo("partitions.emergency", c.Partitions.Emergency, 256)
 	l.oneOf("push.apns_environment", c.Push.APNSEnvironment, "development", "production")
 	for _, user := range slices.Sorted(maps.Keys(c.Directory.Staff)) {
 		path := join("directory.staff", user)
@@ -295,7 +295,7 @@ func (l *loader) checkKeys(c *Config) {
 	if c.Audit.CheckpointEvery < time.Second {
 		l.fail("audit.checkpoint_every", "is shorter than 1s", "1m is usual")
 	}
-	l.between("audit.checkpoint_entries", c.Audit.CheckpointEntries, 1, 1_000_000)
+	l.upTo("audit.checkpoint_entries", c.Audit.CheckpointEntries, 1_000_000)
 }
 
 func (l *loader) checkTiming(t Timing) {
@@ -356,7 +356,11 @@ func (l *loader) checkEscalation(c *Config) {
 	if len(e.OnCall) > 0 && e.Source.URL != "" {
 		l.warn("escalation.on_call", "is not used while escalation.source.url is set", "remove one of them")
 	}
-	if e.DefaultDepartment != "" {
+	if e.DefaultDepartment == "" {
+		if c.Environment == Production {
+			l.warn("escalation.default_department", "is missing: an emergency in a visit that is not known would page nobody", "name the department that takes such calls")
+		}
+	} else {
 		l.id("escalation.default_department", e.DefaultDepartment)
 		if _, known := e.OnCall[e.DefaultDepartment]; !known && e.Source.URL == "" {
 			l.warn("escalation.default_department", "has nobody in escalation.on_call", "name its people, or rely on the failsafe")
@@ -385,7 +389,7 @@ func (l *loader) checkEscalation(c *Config) {
 			l.warn(join("escalation.re_page", string(severe)), fmt.Sprintf("is slower than %s", milder), "page sooner for what is worse")
 		}
 	}
-	l.between("escalation.failsafe_after", e.FailsafeAfter, 1, 100)
+	l.upTo("escalation.failsafe_after", e.FailsafeAfter, 100)
 }
 
 func (l *loader) checkSource(c *Config) {

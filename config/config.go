@@ -235,7 +235,7 @@ type Escalation struct {
 	RePage map[states.Severity]time.Duration `yaml:"re_page"`
 	// Rounds without an answer before the failsafe is paged as well.
 	FailsafeAfter int `yaml:"failsafe_after"`
-	// Department of an emergency whose visit names none.
+	// Department that is paged for an emergency raised inside a visit that is not known.
 	DefaultDepartment string `yaml:"default_department"`
 }
 
