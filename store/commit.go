@@ -262,7 +262,7 @@ func (b *batcher) run() {
 		case <-b.stop:
 			return
 		case call := <-b.queue:
-			batch = b.gather(append(batch[:0], call))
+			batch = b.gather(add(batch[:0], call))
 		}
 		b.send(batch)
 	}
@@ -273,12 +273,20 @@ func (b *batcher) gather(batch []*commitCall) []*commitCall {
 	for len(batch) < b.most {
 		select {
 		case call := <-b.queue:
-			batch = append(batch, call)
+			batch = add(batch, call)
 		default:
 			return batch
 		}
 	}
 	return batch
+}
+
+// add leaves out a call whose caller has gone.
+func add(batch []*commitCall, call *commitCall) []*commitCall {
+	if call.ctx.Err() != nil {
+		return batch
+	}
+	return append(batch, call)
 }
 
 // send runs a batch and answers each call. Redis forgets scripts when it restarts or fails over; a call that answers
