@@ -140,7 +140,11 @@ func (x *draft) refuse(code RefusalCode, detail string) {
 	rec, from := x.d.Record, x.d.From
 	x.d = Decision{Record: rec, From: from, To: from, Refusal: &Refusal{Code: code, Detail: detail}, Expire: from.Final()}
 	x.d.Record.Version++
-	x.audit(AuditEntry{EventType: AuditEventRejected, Severity: AuditWarning, Outcome: AuditRefused, Action: x.cause(),
+	severity := AuditWarning
+	if x.ev.Kind == EmergencyRequested || x.ev.Kind == EmergencyEscalation {
+		severity = AuditCritical
+	}
+	x.audit(AuditEntry{EventType: AuditEventRejected, Severity: severity, Outcome: AuditRefused, Action: x.cause(),
 		Details: x.details(map[string]string{"code": string(code)})})
 }
 

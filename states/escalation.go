@@ -86,9 +86,6 @@ func (x *draft) escalationObjection(m *machine, before *Escalation) *Refusal {
 		return &Refusal{WrongActor, "the message speaks for somebody else than its sender; send it as the person it names"}
 	}
 	by := m.by[x.event()]
-	if ev.Kind == OnCallAnswered {
-		return x.stateObjection(m, before)
-	}
 	isPaged := slices.Contains(before.Paged, who)
 	if !by.has(ev.Actor.Role) && !(isPaged && by.has(rolePaged)) || ev.Kind == EmergencyRejected && !isPaged {
 		switch ev.Kind {
@@ -181,8 +178,8 @@ func (x *draft) applyToEscalation(e, old *Escalation) (nobody bool) {
 		}
 		late := people(nil, ev.OnCall.Users, e.Paged)
 		e.OnCall = people(e.OnCall, ev.OnCall.Users, nil)
-		if len(late) > 0 {
-			return x.page(e, late)
+		if len(late) > 0 { // they join the present round; its timer runs on
+			x.page(e, late)
 		}
 	case EmergencyAccepted:
 		x.taken(e, who, ActionAccepted)
@@ -215,7 +212,7 @@ func (x *draft) applyToEscalation(e, old *Escalation) (nobody bool) {
 	return false
 }
 
-// nextRound pages everybody on call who has not rejected. The failsafe is paged as well after Paging.FailsafeAfter rounds, and
+// nextRound pages everybody on call who has not rejected, and sees to it that there will be another round. The failsafe is paged as well after Paging.FailsafeAfter rounds, and
 // when nobody else is left; when even the failsafe has rejected, everybody is paged again.
 func (x *draft) nextRound(e *Escalation) (nobody bool) {
 	p := &x.rules.Paging
@@ -229,12 +226,14 @@ func (x *draft) nextRound(e *Escalation) (nobody bool) {
 	if len(to) == 0 {
 		to = people(people(nil, e.OnCall, nil), p.Failsafe, nil)
 	}
-	return x.page(e, to)
+	e.Round++
+	x.page(e, to)
+	x.timers.arm(TimerRePage, x.ev.At.Add(p.RePageAfter(e.Severity)))
+	return len(to) == 0
 }
 
-// page sends one round of pages and sees to it that there will be another.
-func (x *draft) page(e *Escalation, to []string) (nobody bool) {
-	e.Round++
+// page tells people, by every transport, and the department's channel how many they are.
+func (x *draft) page(e *Escalation, to []string) {
 	e.Paged = people(e.Paged, to, nil)
 	x.tell(e, ActionPaged, map[string]any{"round": e.Round, "users": len(to)})
 	for _, user := range to {
@@ -245,8 +244,6 @@ func (x *draft) page(e *Escalation, to []string) (nobody bool) {
 				Fields: map[string]any{"round": e.Round}})
 		}
 	}
-	x.timers.arm(TimerRePage, x.ev.At.Add(x.rules.Paging.RePageAfter(e.Severity)))
-	return len(to) == 0
 }
 
 // taken notes who takes the emergency and tells everybody else who was paged.

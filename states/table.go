@@ -197,7 +197,7 @@ func Visits() Table {
 			{Timer: TimerConnectHard, From: []State{VisitConnecting}, To: VisitWaiting, By: system,
 				Reason: "No connection came about; the patient gets the old place back and the provider is free."},
 			{Timer: TimerProviderDrop, From: []State{VisitOnHold}, To: Stay, By: system,
-				Reason: "The provider is called back to a waiting patient."},
+				Reason: "The provider is called back to a waiting patient, again and again."},
 			{Timer: TimerPatientDrop, When: GuardPatientGone, From: []State{VisitOnHold}, To: VisitWrappingUp, By: system,
 				Reason: "The patient did not come back."},
 			{Timer: TimerBothAbsent, When: GuardBothGone, From: []State{VisitOnHold}, To: VisitWrappingUp, By: system,

@@ -220,6 +220,10 @@ func (x *draft) fireOnVisit(v *Visit) Guard {
 		}
 	case TimerConnectHard:
 		v.ProviderPresent = false
+	case TimerProviderDrop: // called back until the provider comes: a patient on hold is never forgotten
+		if due, on := x.rules.Timing.dueFor(TimerProviderDrop, v, x.ev.At); on {
+			x.timers.arm(TimerProviderDrop, due)
+		}
 	case TimerPatientDrop:
 		if v.PatientPresent || v.Held {
 			return GuardApart // no row: the timer is moot
@@ -464,7 +468,9 @@ func (x *draft) notifyOfTimer(v *Visit) {
 			x.notify(v.Provider, NoticeNotConnected, NoticeHigh, nil)
 		}
 	case TimerProviderDrop:
-		x.notify(v.Provider, NoticePatientWaiting, NoticeCritical, nil)
+		if v.PatientPresent {
+			x.notify(v.Provider, NoticePatientWaiting, NoticeCritical, nil)
+		}
 	case TimerWrapUpSoft:
 		x.notify(v.Provider, NoticeNotesDue, NoticeNormal, nil)
 	}
