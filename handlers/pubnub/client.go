@@ -154,6 +154,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("pubnub %s: %s", e.Op, e.Kind)
 }
 
+// Permanent says that the same call will never succeed.
+func (e *Error) Permanent() bool { return !e.Retry }
+
 // Unwrap gives the context's error when the context ended the call.
 func (e *Error) Unwrap() error { return e.cause }
 

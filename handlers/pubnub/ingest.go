@@ -46,31 +46,23 @@ const (
 // actionEmergency is the message that raises an emergency inside a consultation.
 const actionEmergency = "EMERGENCY_REQUESTED"
 
-// Urgent is an emergency recognised inside a consultation.
-type Urgent struct {
-	Channel   string
-	Publisher string
-	Timetoken int64
-	Plain     []byte // the message, decrypted
-	Encrypted bool   // it came encrypted
-}
-
 // IngestOptions are what NewIngest needs. The functions are called from one goroutine at a time; they are repeated, with
 // the same arguments, until they return nil, so they must take repeats (the message id is for that).
 type IngestOptions struct {
 	Account  Account
 	Channels []string // names and wildcards to subscribe to
 	Groups   []string // channel groups to subscribe to
-	Replica  string   // name of this replica, for the operator
+	Owner    string   // name of this replica, for the operator
 	Cell     Cell
 	Ring     *KeyRing // to recognise emergencies; nil when nothing is encrypted
 
 	// Append puts one message into a lane's log. What never can be appended must be reported as done: nothing else is
 	// ingested before.
 	Append func(ctx context.Context, lane states.Lane, subject, msgID string, header map[string]string, data []byte) error
-	// Urgent puts an emergency from a consultation into the emergency lane. The message takes the ordinary way as well, also
-	// when Urgent keeps failing. May be nil.
-	Urgent func(ctx context.Context, u Urgent) error
+	// Urgent puts an emergency that was asked for inside a consultation (plain is the message, decrypted) into the emergency
+	// lane. The message takes the ordinary way as well, also when Urgent keeps failing. With a key ring, one that came in
+	// clear takes only the ordinary way. May be nil.
+	Urgent func(ctx context.Context, channel, publisher, timetoken string, plain []byte) error
 	// Quarantine keeps a reference to an element that cannot be read.
 	Quarantine func(ctx context.Context, u Unreadable) error
 	// Known gives the channels on which something may have been said, for reading history: wildcards cannot be read, so
@@ -119,7 +111,7 @@ func NewIngest(opts IngestOptions) (*Ingest, error) {
 // Run polls whenever this replica is the one to do so, until ctx ends. Then it gives the lease up and returns nil.
 func (in *Ingest) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		l := &lease{cell: in.opts.Cell, owner: in.opts.Replica + "-" + rand.Text(), pace: in.opts.Pace, alert: in.opts.Alert}
+		l := &lease{cell: in.opts.Cell, owner: in.opts.Owner + " " + rand.Text(), pace: in.opts.Pace, alert: in.opts.Alert}
 		if l.acquire(ctx) != nil {
 			break
 		}
@@ -287,10 +279,11 @@ func (s *session) take(ctx context.Context, a *answer, missed ...Element) error 
 		return a.err
 	}
 	b := a.batch
-	if err := s.recordUrgent(ctx, a); err != nil {
-		return err
-	}
-	if why := s.doubt(&b); why != "" {
+	if why := s.doubt(&b); why == "" {
+		if err := s.recordUrgent(ctx, a); err != nil {
+			return err
+		}
+	} else {
 		s.opts.Log.Warn().Str("why", why).Msg("reading pubnub history")
 		s.open(min(b.From, b.Cursor))
 		more, err := s.catchUp(ctx, a)
@@ -348,7 +341,8 @@ func (s *session) open(from int64) {
 }
 
 // catchUp reads from history what may be missing. When that fails or takes too long, live messages go on and it is repeated
-// later; only the end of ctx is an error. Emergencies do not wait for it.
+// later; only the end of ctx is an error. Emergencies that have come wait only for the emergencies before them, and for
+// those not long.
 func (s *session) catchUp(ctx context.Context, waiting *answer) ([]Element, error) {
 	reading, cancel := context.WithTimeout(ctx, s.opts.Pace.Patience<<min(s.gap.slow, 5))
 	defer cancel()
@@ -374,25 +368,25 @@ func (s *session) catchUp(ctx context.Context, waiting *answer) ([]Element, erro
 		}
 		all <- result{others, err}
 	}()
-	ready := waiting.ready
-	var missed []Element
+	grace := time.NewTimer(s.opts.Pace.Grace)
+	defer grace.Stop()
+	var ready chan struct{} // not looked at before the time has come
 	for {
 		select {
+		case <-grace.C:
+			ready = waiting.ready
+		case r := <-urgently:
+			ready = waiting.ready
+			if err := s.record(ctx, r.elements); err != nil {
+				return nil, err
+			}
 		case <-ready:
 			ready = nil
 			if err := s.recordUrgent(ctx, waiting); err != nil {
-				<-urgently
-				<-all
-				return nil, err
-			}
-		case r := <-urgently:
-			urgently = nil
-			if err := s.record(ctx, r.elements); err != nil {
-				<-all
 				return nil, err
 			}
 		case r := <-all:
-			missed = r.elements
+			missed := r.elements
 			switch {
 			case ctx.Err() != nil:
 				return nil, ctx.Err()
@@ -562,13 +556,13 @@ func (s *session) raise(ctx context.Context, e Element) error {
 		Action string `json:"action"`
 	}
 	raised := "urgent " + messageID(e)
-	if json.Unmarshal(plain, &message) != nil || message.Action != actionEmergency || s.logged.has(raised) {
+	if !encrypted && s.opts.Ring != nil || json.Unmarshal(plain, &message) != nil || message.Action != actionEmergency || s.logged.has(raised) {
 		return nil
 	}
 	wait := s.opts.Pace.retry()
 	for range urgentAttempts {
 		err := s.once(ctx, func(ctx context.Context) error {
-			return s.opts.Urgent(ctx, Urgent{e.Channel, e.Publisher, e.Timetoken, plain, encrypted})
+			return s.opts.Urgent(ctx, e.Channel, e.Publisher, strconv.FormatInt(e.Timetoken, 10), plain)
 		})
 		if err == nil {
 			s.logged.add(raised)

@@ -8,15 +8,12 @@ import (
 	"time"
 )
 
-// ErrStale is what a Cell answers when the value was stored by somebody else since.
-var ErrStale = errors.New("the cell was changed by another replica")
-
 // Cell is one durable value with compare-and-set, shared by all replicas: a key of a JetStream bucket.
 type Cell interface {
 	// Load gives the value and its revision; nil and 0 when nothing was ever stored.
 	Load(ctx context.Context) (value []byte, revision uint64, err error)
-	// Store replaces the value of that revision (0: creates it) and gives the new revision. The error is ErrStale when
-	// the value has another revision by now; after any other error it may have been stored or not.
+	// Store replaces the value of that revision (0: creates it) and gives the new revision. It fails when the value has
+	// another revision by now. After any error the value is loaded again, since it may have been stored or not.
 	Store(ctx context.Context, value []byte, revision uint64) (uint64, error)
 }
 

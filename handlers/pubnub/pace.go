@@ -25,6 +25,7 @@ type Pace struct {
 	Downtime  time.Duration // without a completed poll, after which the service's buffer is not trusted: 2 min
 	Idle      time.Duration // without any request by the SDK until its client is replaced: 15 s
 
+	Grace    time.Duration // how long emergencies from history may delay those that are live: 1 s
 	Patience time.Duration // how long history may delay what is live: 10 s
 	Again    time.Duration // until a failed reading of history is repeated: 30 s
 	Settle   time.Duration // until history is read a second time, because it lags behind what is live: 3 s
@@ -35,7 +36,7 @@ func (p Pace) withDefaults() Pace {
 		&p.Beat: time.Second, &p.Takeover: 3 * time.Second, &p.Operation: 5 * time.Second,
 		&p.RetryMin: 200 * time.Millisecond, &p.RetryMax: 4 * time.Second, &p.Denied: 10 * time.Second,
 		&p.Hold: 320 * time.Second, &p.Handshake: 15 * time.Second, &p.Hasty: time.Minute, &p.Downtime: 2 * time.Minute,
-		&p.Idle: 15 * time.Second, &p.Patience: 10 * time.Second, &p.Again: 30 * time.Second, &p.Settle: 3 * time.Second,
+		&p.Idle: 15 * time.Second, &p.Grace: time.Second, &p.Patience: 10 * time.Second, &p.Again: 30 * time.Second, &p.Settle: 3 * time.Second,
 	} {
 		*field = cmp.Or(*field, value)
 	}

@@ -30,33 +30,6 @@ const (
 	rememberPublished = 8192
 )
 
-// RefusalTooLarge and RefusalInvalid are the refusal codes of messages that PubNub will never take.
-const (
-	RefusalTooLarge = "MESSAGE_TOO_LARGE"
-	RefusalInvalid  = "REFUSED_BY_PUBNUB"
-)
-
-// Never is the error about a message that will never be taken, however often it is tried. All other messages of the call
-// have been delivered when it is returned.
-type Never struct {
-	Cause     *Error
-	MessageID string // of the first such message
-}
-
-// Error names the cause and the message's id.
-func (n *Never) Error() string { return n.Cause.Error() + ", message " + n.MessageID }
-
-// RefusalCode is the reason for the dead letter.
-func (n *Never) RefusalCode() string {
-	if n.Cause.Kind == KindTooLarge {
-		return RefusalTooLarge
-	}
-	return RefusalInvalid
-}
-
-// Unwrap gives the Error.
-func (n *Never) Unwrap() error { return n.Cause }
-
 // PublisherOptions are what NewPublisher needs.
 type PublisherOptions struct {
 	Account Account
@@ -103,8 +76,8 @@ func NewPublisher(opts PublisherOptions) (*Publisher, error) {
 func (p *Publisher) Breaker() string { return p.breaker.State().String() }
 
 // Publish says the messages, those of one channel in their order, and returns when PubNub has confirmed all of them.
-// Messages marked as not for PubNub are passed over. The error is an *Error when the call is worth repeating (messages
-// confirmed already are then not published again), or a *Never when all that is left will never be taken.
+// Messages marked as not for PubNub are passed over. The error is an *Error; messages confirmed before it are not published
+// again when the call is repeated. It is permanent only when all that is left will never be taken.
 func (p *Publisher) Publish(ctx context.Context, messages []states.Message) error {
 	byChannel := make(map[string][]states.Message)
 	for _, m := range messages {
@@ -117,8 +90,8 @@ func (p *Publisher) Publish(ctx context.Context, messages []states.Message) erro
 		group sync.WaitGroup
 		mu    sync.Mutex
 		slots = make(chan struct{}, parallelChannels)
-		later error // some message is to be tried again
-		never error // some message is not
+		later *Error // some message is to be tried again
+		never *Error // some message is not
 	)
 	for _, list := range byChannel {
 		slots <- struct{}{}
@@ -130,8 +103,7 @@ func (p *Publisher) Publish(ctx context.Context, messages []states.Message) erro
 					continue
 				}
 				mu.Lock()
-				var refused *Never
-				if !errors.As(err, &refused) {
+				if err.Retry {
 					if later == nil {
 						later = err
 					}
@@ -146,14 +118,18 @@ func (p *Publisher) Publish(ctx context.Context, messages []states.Message) erro
 		})
 	}
 	group.Wait()
-	if later != nil {
+	switch {
+	case later != nil:
 		return later
+	case never != nil:
+		return never
+	default:
+		return nil
 	}
-	return never
 }
 
 // publish says one message, once.
-func (p *Publisher) publish(ctx context.Context, m states.Message) error {
+func (p *Publisher) publish(ctx context.Context, m states.Message) *Error {
 	key := m.Channel + " " + m.ID
 	if m.ID != "" && p.done.has(key) {
 		return nil
@@ -179,7 +155,6 @@ func (p *Publisher) publish(ctx context.Context, m states.Message) error {
 	}
 	if !e.Retry {
 		p.opts.Stats.PublishNever.Add(1)
-		return &Never{Cause: e, MessageID: m.ID}
 	}
 	return e
 }
