@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -120,6 +121,21 @@ func (l *Log) LastSeq(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("look at %s: %w", l.stream, err)
 	}
 	return s.CachedInfo().State.LastSeq, nil
+}
+
+// Subjects lists the subjects below a filter that the log holds entries of.
+func (l *Log) Subjects(ctx context.Context, filter string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := l.client.JS.Stream(ctx, l.stream)
+	if err != nil {
+		return nil, fmt.Errorf("subjects of %s: %w", l.stream, err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return nil, fmt.Errorf("subjects of %s: %w", l.stream, err)
+	}
+	return slices.Collect(maps.Keys(info.State.Subjects)), nil
 }
 
 func (l *Log) get(
