@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -65,13 +66,18 @@ func (l *loader) upTo(path string, value, most int) {
 	}
 }
 
-func (l *loader) readable(path, name string) {
+// readable says whether a file that is named can be opened; none named is fine.
+func (l *loader) readable(path, name string) bool {
 	if name == "" {
-		return
+		return true
 	}
-	if _, err := os.Stat(name); err != nil {
+	file, err := os.Open(name) // #nosec G304 -- the operator names the file
+	if err != nil {
 		l.fail(path, "the file cannot be read: "+pathless(err), "mount "+name+" for the daemon's user")
+		return false
 	}
+	_ = file.Close()
+	return true
 }
 
 func (l *loader) checkGeneral(c *Config) {
@@ -135,9 +141,14 @@ func (l *loader) checkTLS(path string, t TLS) {
 	if !t.Enabled && (t.CAFile != "" || t.CertFile != "" || t.ServerName != "") {
 		l.warn(path, "has settings but is not enabled", "set "+path+".enabled: true")
 	}
-	l.readable(path+".ca_file", t.CAFile)
-	l.readable(path+".cert_file", t.CertFile)
-	l.readable(path+".key_file", t.KeyFile)
+	for _, file := range []struct{ field, name string }{{"ca_file", t.CAFile}, {"cert_file", t.CertFile}, {"key_file", t.KeyFile}} {
+		if !l.readable(path+"."+file.field, file.name) {
+			return
+		}
+	}
+	if _, err := t.Client(); err != nil && (t.CertFile == "") == (t.KeyFile == "") {
+		l.fail(path, err.Error(), "the files must be in PEM, and the key must belong to the certificate")
+	}
 }
 
 func (l *loader) checkNATS(c *Config) {
@@ -284,13 +295,24 @@ func (l *loader) checkPubNub(c *Config) {
 }
 
 func (l *loader) checkKeys(c *Config) {
+	var keyset struct {
+		Primary uint32            `json:"primaryKeyId"`
+		Keys    []json.RawMessage `json:"key"`
+	}
 	if c.Sealing.Keyset.Empty() {
-		l.strict(c, "sealing.keyset", "is missing: what must be sealed cannot be kept", secretHint)
+		l.fail("sealing.keyset", "is missing: without it nothing about a patient may be kept", secretHint)
+	} else if err := json.Unmarshal([]byte(c.Sealing.Keyset.Reveal()), &keyset); err != nil || keyset.Primary == 0 || len(keyset.Keys) == 0 {
+		l.fail("sealing.keyset", "is no Tink keyset in JSON", "consultd keys generate makes one")
 	}
 	if c.Audit.SigningKey.Empty() {
 		l.strict(c, "audit.signing_key", "is missing: the audit trail's checkpoints are not signed", secretHint)
 	} else if _, err := c.Audit.Key(); err != nil {
 		l.fail("audit.signing_key", "is not a seed of 32 bytes in base64", "consultd keys generate makes one")
+	}
+	for i, key := range c.Audit.PreviousKeys {
+		if _, err := (Audit{PreviousKeys: []string{key}}).PublicKeys(); err != nil {
+			l.fail(fmt.Sprintf("audit.previous_keys[%d]", i), "is not a public key of 32 bytes in base64", "copy the public key that consultd keys generate printed")
+		}
 	}
 	if c.Audit.CheckpointEvery < time.Second {
 		l.fail("audit.checkpoint_every", "is shorter than 1s", "1m is usual")

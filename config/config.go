@@ -150,7 +150,7 @@ type PubNub struct {
 
 // Sealing is the encryption of patients' data at rest.
 type Sealing struct {
-	// Keyset as `consultd keys generate` prints it. Keep old keys in it for as long as data sealed with them exists.
+	// Tink keyset in JSON, as `consultd keys generate` prints it. Required. Keep old keys in it for as long as data sealed with them exists.
 	Keyset Secret `yaml:"keyset"`
 }
 
@@ -158,6 +158,8 @@ type Sealing struct {
 type Audit struct {
 	// Ed25519 seed, 32 bytes in base64, that signs the checkpoints.
 	SigningKey Secret `yaml:"signing_key"`
+	// Public keys, in base64, of the signing keys before this one. Checkpoints made with them stay valid.
+	PreviousKeys []string `yaml:"previous_keys"`
 	// A checkpoint is signed at least this often while there are new entries.
 	CheckpointEvery time.Duration `yaml:"checkpoint_every"`
 	// A checkpoint is signed at the latest after this many entries.
@@ -171,6 +173,28 @@ func (a Audit) Key() (ed25519.PrivateKey, error) {
 		return nil, fmt.Errorf("audit signing key: not %d bytes in base64; make one with consultd keys generate", ed25519.SeedSize)
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// PublicKeys are the keys whose signatures count: that of SigningKey, if there is one, and the previous ones.
+func (a Audit) PublicKeys() ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	if !a.SigningKey.Empty() {
+		private, err := a.Key()
+		if err != nil {
+			return nil, err
+		}
+		if public, ok := private.Public().(ed25519.PublicKey); ok {
+			keys = append(keys, public)
+		}
+	}
+	for i, text := range a.PreviousKeys {
+		key, err := base64.StdEncoding.DecodeString(text)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("audit previous key %d: not %d bytes in base64", i, ed25519.PublicKeySize)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // Partitions cuts the two logs into slices that replicas share. The numbers must be the same on every replica, and
