@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -458,4 +459,34 @@ func TestGroupsAreReadFromHistoryAsWell(t *testing.T) {
 	}
 	ingest(t, server, c, log, groups)
 	logged(t, log, room, numbers(1, 130))
+}
+
+func TestWithoutATokenEveryRequestIsSigned(t *testing.T) {
+	server, log, c := start(t, standin.Config{RequireSignature: true, BufferSize: 1}), newLogbook(), &cell{}
+	r := ingest(t, server, c, log)
+	polling(t, server)
+	r.stop()
+	for n := 1; n <= 30; n++ {
+		say(t, server, room, json.RawMessage(numbered(n)))
+	}
+	ingest(t, server, c, log)
+	logged(t, log, room, numbers(1, 30))
+}
+
+// Each takeover makes an SDK client; what is left of it must not add up.
+func TestClientsAreCleanedUp(t *testing.T) {
+	server, log, c := start(t, standin.Config{}), newLogbook(), &cell{}
+	life := func() {
+		r := ingest(t, server, c, log)
+		polling(t, server)
+		r.stop()
+	}
+	life()
+	before := runtime.NumGoroutine()
+	const lives = 20
+	for range lives {
+		life()
+	}
+	// The SDK keeps one goroutine per client, which nothing can end: the reader of its job queue.
+	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine()-before <= lives+5 })
 }
