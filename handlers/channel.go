@@ -256,6 +256,9 @@ func tokens(s string) bool {
 // OutSubject is where what is said on a channel is said on NATS.
 func OutSubject(channel string) string { return prefixOut + channel }
 
+// InFilter matches every message that came on channels of a class.
+func InFilter(c Class) string { return prefixIn + string(c) + ".>" }
+
 // InChannel is the channel name of a subject under consult.in.
 func InChannel(subject string) (string, bool) { return strings.CutPrefix(subject, prefixIn) }
 

@@ -35,6 +35,18 @@ func (c *Codec) DeadLetter(e states.Entry, code, detail string) states.Message {
 	return states.Message{ID: id, Channel: markDead + deadToken(code), Payload: append(o.b, '}')}
 }
 
+// deadEffect is the dead letter of an effect that cannot be written.
+func deadEffect(e *states.Effect, why error) states.Message {
+	const code = "UNENCODABLE"
+	o := object{b: make([]byte, 0, 256)}
+	o.text("id", "dead."+e.ID)
+	o.text("effect", e.ID)
+	o.text("code", code)
+	o.text("detail", string(e.Kind)+" "+e.Type+": "+why.Error())
+	o.time("at", e.At)
+	return states.Message{ID: "dead." + e.ID, Channel: markDead + deadToken(code), Payload: append(o.b, '}')}
+}
+
 // deadCode is a code as it may stand in a subject.
 func deadCode(code string) string {
 	if !Identifier(code) {

@@ -64,14 +64,19 @@ func (c *Codec) decode(e states.Entry) (states.Event, *Refused) {
 	if refused != nil {
 		return states.Event{}, refused
 	}
-	if from.source == states.SourceConsultd {
-		return c.decodeRaise(e, ch, from, body)
-	}
+	return c.event(e, ch, from, body, encrypted)
+}
+
+// event makes the event of an opened message.
+func (c *Codec) event(e states.Entry, ch Channel, from origin, body map[string]any, encrypted bool) (states.Event, *Refused) {
 	message, refused := c.check(ch.Class, body)
 	if refused != nil {
 		return states.Event{}, refused
 	}
-	ev := states.Event{Kind: message.kind, At: e.At.UTC(), Source: from.source, Actor: from.actor, Channel: name}
+	if from.source == states.SourceConsultd && message.kind != states.EmergencyEscalation {
+		return states.Event{}, refuse(CodeBadSource, "header "+HeaderSource+": consultd itself only raises escalations")
+	}
+	ev := states.Event{Kind: message.kind, At: e.At.UTC(), Source: from.source, Actor: from.actor, Channel: ch.Name()}
 	if from.source == states.SourcePubNub {
 		if !from.at.IsZero() {
 			ev.At = from.at
@@ -82,7 +87,7 @@ func (c *Codec) decode(e states.Entry) (states.Event, *Refused) {
 	if refused != nil {
 		return states.Event{}, refused
 	}
-	ev.ID = states.NewEventID(from.source, name, from.actor.ID, id)
+	ev.ID = states.NewEventID(from.source, ev.Channel, from.actor.ID, id)
 	if refused := fill(&ev, body, encrypted); refused != nil {
 		return states.Event{}, refused
 	}
@@ -118,6 +123,14 @@ func sender(header map[string]string) (origin, *Refused) {
 		return o, nil
 	case states.SourceConsultd:
 		o.source = source
+		if o.actor.ID == "" {
+			return o, refuse(CodeActorMissing, "header "+HeaderActor+": must be whoever asked for help")
+		}
+		// The actor may well be somebody unknown: that must not keep an emergency from being paged.
+		o.actor.ID = surrogate(o.actor.ID)
+		if !outsideRole(o.actor.Role) {
+			o.actor.Role = states.RoleUnknown
+		}
 		return o, nil
 	case states.SourceOperator:
 		o.source = source
@@ -192,6 +205,31 @@ func ResolveRole(rules *states.Rules, ev *states.Event) {
 	if listed {
 		ev.Actor.Role = states.RoleOnCall
 	}
+}
+
+// requested reads an EMERGENCY_REQUESTED as it came over PubNub, already decrypted.
+func (c *Codec) requested(channel, publisher, timetoken string, plain []byte) (states.Event, *Refused) {
+	ch, err := ParseChannel(channel)
+	if err != nil || ch.Class != ClassConsultation {
+		return states.Event{}, refuse(CodeUnknownChannel, "channel: must be consultation.{providerId}.{patientId}")
+	}
+	header := map[string]string{HeaderSource: string(states.SourcePubNub), HeaderActor: publisher, HeaderTimetoken: timetoken}
+	from, refused := sender(header)
+	if refused != nil {
+		return states.Event{}, refused
+	}
+	if len(plain) > MaxMessage {
+		return states.Event{}, tooLarge()
+	}
+	body, refused := parseStrict(plain)
+	if refused != nil {
+		return states.Event{}, refused
+	}
+	ev, refused := c.event(states.Entry{Header: header}, ch, from, body, false)
+	if refused == nil && ev.Kind != states.EmergencyRequested {
+		refused = refuse(CodeUnknownAction, "action: must be EMERGENCY_REQUESTED")
+	}
+	return ev, refused
 }
 
 // open decrypts and parses the payload.
@@ -408,34 +446,6 @@ func escalationRef(channel, id string) string {
 		return id
 	}
 	return string(states.NewEventID("escalation", channel, "", id))
-}
-
-// decodeRaise reads an escalation that the daemon itself raised for somebody inside a visit.
-func (c *Codec) decodeRaise(e states.Entry, ch Channel, from origin, body map[string]any) (states.Event, *Refused) {
-	if ch.Class != ClassEmergency {
-		return states.Event{}, refuse(CodeBadSource, "header "+HeaderSource+": consultd only speaks on emergency channels")
-	}
-	if refused := validate(c.internal["raise"], body); refused != nil {
-		return states.Event{}, refused
-	}
-	actor := from.actor
-	if actor.ID == "" {
-		actor = states.Actor{ID: field(body, "escalatedBy"), Role: states.Role(field(body, "escalatedByRole"))}
-	}
-	if !outsideRole(actor.Role) { // fail open: an odd header must not keep an emergency from being paged
-		actor.Role = states.RoleUnknown
-	}
-	actor.ID = surrogate(actor.ID)
-	id := field(body, "id")
-	ev := states.Event{
-		ID: states.NewEventID(from.source, Emergency(ch.Department), actor.ID, id), Kind: states.EmergencyEscalation,
-		At: e.At.UTC(), Source: from.source, Actor: actor, Channel: Emergency(ch.Department), Department: ch.Department,
-	}
-	if refused := fill(&ev, body, false); refused != nil {
-		return states.Event{}, refused
-	}
-	ev.Escalation = id
-	return ev, nil
 }
 
 // decodeOwn reads what the daemon itself put into the log.

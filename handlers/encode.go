@@ -20,13 +20,17 @@ const timestampFormat = "2006-01-02T15:04:05.000Z07:00"
 
 // Encode turns what a decision wants said into messages, in the order of its effects, for each sink that gets any. An
 // effect that goes to both brokers has one form: the bytes are the same. The error means that the decision names somebody
-// who cannot be addressed or says more than fits; repeating does not help.
+// who cannot be addressed or says more than fits; repeating does not help. In an escalation such an effect becomes a dead
+// letter instead: one wrong name on a list must not keep the others from being paged.
 func (c *Codec) Encode(_ *states.Rules, ev states.Event, d *states.Decision) (map[states.Sink][]states.Message, error) {
 	out := make(map[states.Sink][]states.Message, 3)
 	for i := range d.Effects {
 		e := &d.Effects[i]
 		m, sinks, err := c.encode(ev, d, e)
-		if err != nil {
+		switch {
+		case err != nil && e.Escalation != nil:
+			m, sinks = deadEffect(e, err), []states.Sink{states.SinkNATS}
+		case err != nil:
 			return nil, fmt.Errorf("encode effect %s (%s): %w", e.ID, e.Kind, err)
 		}
 		for _, sink := range sinks {
@@ -56,15 +60,13 @@ func (c *Codec) encode(ev states.Event, d *states.Decision, e *states.Effect) (s
 		if err := c.notify(&o, e); err != nil {
 			return m, nil, err
 		}
-		if e.Type == states.NoticeEscalation && e.Escalation != nil {
-			m.Escalation = e.Escalation.ID
-		}
+		m.Escalation = pageOf(e)
 	case states.EffectPage:
 		m.Channel, sinks = Page(e.Transport, e.To), sinks[:1]
 		if err := c.page(&o, e); err != nil {
 			return m, nil, err
 		}
-		m.Escalation = e.Escalation.ID
+		m.Escalation = pageOf(e)
 	case states.EffectQueue:
 		m.Channel = Queue(e.To)
 		if err := queue(&o, e); err != nil {
@@ -90,7 +92,7 @@ func (c *Codec) encode(ev states.Event, d *states.Decision, e *states.Effect) (s
 		o.pick("status", string(e.Escalation.State))
 	case states.EffectRaise:
 		m.Channel, sinks = markLog+Emergency(e.To), sinks[:1]
-		raise(&o, e)
+		raise(&o, ev, e)
 	case states.EffectAskOnCall:
 		if e.Escalation == nil {
 			return m, nil, errNoEscalation
@@ -163,6 +165,15 @@ func (c *Codec) page(o *object, e *states.Effect) error {
 	return nil
 }
 
+// pageOf is the escalation that a page waits for an answer to: once it is answered, the page need not be sent any more.
+// What is said about an escalation that was answered before is no such page.
+func pageOf(e *states.Effect) string {
+	if e.Escalation == nil || e.Type != states.NoticeEscalation || e.Escalation.Answered() {
+		return ""
+	}
+	return e.Escalation.ID
+}
+
 func severity(e *states.Effect) states.Severity {
 	if e.Escalation == nil {
 		return ""
@@ -207,43 +218,77 @@ func queueStatus(s states.State) string {
 	}
 }
 
-// raise is an escalation on its way back into the log, in the form in which anybody would raise it, with who asked for it.
-func raise(o *object, e *states.Effect) {
-	id, _ := e.Fields["escalationId"].(string)
-	if id == "" && e.Visit != nil {
-		id = e.Visit.Escalation
-	}
-	o.text("id", id)
-	o.text("action", states.ActionRaise)
-	o.time("timestamp", e.At)
+// raise is an escalation on its way back into the log. The actor is beside the body, because in the log it is in the headers.
+func raise(o *object, ev states.Event, e *states.Effect) {
+	r := escalationRaised{at: e.At, appointment: ev.Appointment, consultation: ev.Consultation, by: e.Actor.ID}
 	if e.Visit != nil {
-		o.text("appointmentId", e.Visit.Appointment)
-		o.text("consultationId", Consultation(e.Visit.Provider, e.Visit.Patient))
+		r.appointment, r.consultation = e.Visit.Appointment, Consultation(e.Visit.Provider, e.Visit.Patient)
 	}
-	o.text("escalatedBy", e.Actor.ID)
-	if outsideRole(e.Actor.Role) {
-		o.text("escalatedByRole", string(e.Actor.Role))
-	}
-	o.pick("severity", string(states.SeverityCritical))
-	o.pick("reasonCode", "")
-	o.text("status", "active")
+	r.id, _ = e.Fields["escalationId"].(string)
+	r.severity, _ = e.Fields["severity"].(string)
+	r.reasonCode, _ = e.Fields["reasonCode"].(string)
 	o.fields = nil
+	o.text("actor", e.Actor.ID)
+	o.text("role", headerRole(e.Actor.Role))
+	o.key("body")
+	o.b = append(o.b, r.message()...)
 }
 
-// LogHeaders are the headers of a message that goes into a log (see MessageSubject): whose request it carries.
-func LogHeaders(m states.Message) map[string]string {
-	var body struct {
-		By   string `json:"escalatedBy"`
-		Role string `json:"escalatedByRole"`
+// escalationRaised is an EMERGENCY_ESCALATION that the daemon says to itself.
+type escalationRaised struct {
+	id, appointment, consultation, by, severity, reasonCode string
+	at                                                      time.Time
+}
+
+func (r escalationRaised) message() []byte {
+	if r.severity == "" {
+		r.severity = string(states.SeverityCritical)
 	}
-	header := map[string]string{HeaderSource: string(states.SourceConsultd), HeaderMsgID: m.ID}
-	if err := json.Unmarshal(m.Payload, &body); err == nil && body.By != "" {
-		header[HeaderActor] = body.By
-		if body.Role != "" {
-			header[HeaderRole] = body.Role
-		}
+	o := object{b: make([]byte, 0, 384)}
+	o.text("id", r.id)
+	o.text("action", states.ActionRaise)
+	if !r.at.IsZero() {
+		o.time("timestamp", r.at)
 	}
-	return header
+	o.text("appointmentId", r.appointment)
+	o.text("consultationId", r.consultation)
+	o.text("escalatedBy", r.by)
+	o.text("severity", r.severity)
+	o.text("reasonCode", r.reasonCode)
+	o.text("status", "active")
+	return append(o.b, '}')
+}
+
+// headerRole is an actor's role as a header says it. It must say something also for somebody without a role.
+func headerRole(r states.Role) string {
+	if !outsideRole(r) {
+		return "unknown"
+	}
+	return string(r)
+}
+
+// Raise is the short way of an EMERGENCY_REQUESTED that came over PubNub: the log entry that the decision about it will
+// lead to as well, with the same ids, so that whichever comes second is a repeat. The error is a *Refused.
+func (c *Codec) Raise(channel, publisher, timetoken string, plain []byte, department string) (states.Entry, error) {
+	ev, refused := c.requested(channel, publisher, timetoken, plain)
+	if refused != nil {
+		return states.Entry{}, refused
+	}
+	if err := one("department", department); err != nil {
+		return states.Entry{}, refuse(CodeBadIdentifier, err.Error())
+	}
+	id := states.EscalationID(ev.ID)
+	data := escalationRaised{
+		id: id, at: ev.At, appointment: ev.Appointment, consultation: ev.Consultation, by: ev.Actor.ID,
+		severity: string(ev.Severity), reasonCode: ev.ReasonCode,
+	}.message()
+	return states.Entry{
+		Lane: states.LaneEmergency, Subject: InSubject(Emergency(department)), Data: data,
+		Header: map[string]string{
+			HeaderMsgID: "raise." + id, HeaderSource: string(states.SourceConsultd),
+			HeaderActor: ev.Actor.ID, HeaderRole: headerRole(ev.Actor.Role),
+		},
+	}, nil
 }
 
 // encodeAudit writes all audit entries of a decision as one message. It has no limit of size: it goes to NATS only, and an
@@ -357,19 +402,20 @@ func (o *object) entry(v *states.Visit) {
 // pick writes a further field in a fixed place, or what stands for it when the effect does not have it.
 func (o *object) pick(key, otherwise string) {
 	value, given := o.fields[key]
-	if !given {
+	switch {
+	case !given:
 		o.text(key, otherwise)
-		return
+	case value != "":
+		o.key(key)
+		o.value(key, value)
 	}
-	o.key(key)
-	o.value(key, value)
 }
 
 // rest writes the further fields that are not written yet, by name.
 func (o *object) rest() {
 	keys := make([]string, 0, len(o.fields))
 	for key := range o.fields {
-		if !slices.Contains(o.keys[:o.count], key) {
+		if !slices.Contains(o.keys[:o.count], key) && o.fields[key] != "" {
 			keys = append(keys, key)
 		}
 	}
