@@ -30,6 +30,9 @@ func Decide(rules *Rules, rec Record, ev Event, facts Facts) (Decision, error) {
 		about = ev.Timer.Record.Kind
 		ev.Actor = Actor{ID: "consultd", Role: RoleSystem}
 	}
+	if ev.Actor.Role == RoleUnknown {
+		ev.Actor.Role = rec.Visit.roleOf(ev.Actor.ID)
+	}
 	x := draft{rules: rules, ev: &ev, facts: facts, d: Decision{Record: rec}}
 	var err error
 	switch {

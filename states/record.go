@@ -247,3 +247,17 @@ type ArmedTimer struct {
 func (e *Escalation) Answered() bool {
 	return e.State == EscalationAccepted || e.State == EscalationAttended || e.State == EscalationClosed
 }
+
+// roleOf is what a person is to the visit by being its patient or provider: the message of a patient's app names the
+// appointment only, and the broker knows the person but not the appointment.
+func (v *Visit) roleOf(person string) Role {
+	switch {
+	case v == nil || person == "":
+		return RoleUnknown
+	case person == v.Patient:
+		return RolePatient
+	case person == v.Provider:
+		return RoleProvider
+	}
+	return RoleUnknown
+}

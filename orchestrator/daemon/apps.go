@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"consultd/handlers"
@@ -35,7 +36,7 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 		return nil
 	}
 	stats := &pubnub.Stats{}
-	d.registry.MustRegister(pubnubCollector(stats))
+	registerPubNub(d.registry, stats)
 	apps, err := pubnub.NewPublisher(pubnub.PublisherOptions{
 		Account: d.account(), Ring: p.ring, Clear: d.cfg.PubNub.ClearChannels, Stats: stats,
 	})
@@ -43,6 +44,7 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 		return err
 	}
 	p.apps = apps
+	log := d.log.With().Str("component", "pubnub").Logger()
 	cell, err := nats.NewCell(ctx, p.connections[states.LaneNormal].JS, "pubnub")
 	if err != nil {
 		return err
@@ -56,7 +58,10 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 		Urgent: func(ctx context.Context, channel, publisher, timetoken string, plain []byte) error {
 			return d.raise(ctx, p, channel, publisher, timetoken, plain)
 		},
-		Log: d.log.With().Str("component", "pubnub").Logger(),
+		Quarantine: func(ctx context.Context, u pubnub.Unreadable) error { return d.quarantine(ctx, p, u) },
+		Known:      func(ctx context.Context) ([]string, error) { return spokenOn(ctx, p) },
+		Alert:      func(err error) { log.Error().Err(err).Msg("PubNub needs attention") },
+		Log:        log,
 	})
 	return err
 }
@@ -72,8 +77,48 @@ func (d *Daemon) raise(ctx context.Context, p *parts, channel, publisher, timeto
 	if err != nil {
 		return err
 	}
-	_, err = p.logs[states.LaneEmergency].Append(ctx, entry.Subject, entry.Header[nats.HeaderID], entry.Header, entry.Data)
+	_, err = p.logs[states.LaneEmergency].Append(ctx, entry.Subject, entry.Header[handlers.HeaderMsgID], entry.Header, entry.Data)
 	return err
+}
+
+// quarantine refers to an element that cannot be read, among the dead letters.
+func (d *Daemon) quarantine(ctx context.Context, p *parts, u pubnub.Unreadable) error {
+	letter := p.codec.DeadLetter(states.Entry{
+		Lane: states.LaneNormal, Subject: handlers.InSubject(u.Channel),
+		Header: map[string]string{handlers.HeaderActor: u.Publisher, handlers.HeaderTimetoken: strconv.FormatInt(u.Timetoken, 10)},
+	}, "QUARANTINED", u.Reason)
+	return nats.NewPublisher(p.connections[states.LaneNormal]).Publish(ctx, []states.Message{letter})
+}
+
+// spokenOn lists the channels whose history may hold something after a gap: the waiting rooms and departments that the logs
+// have heard of, and the consultations under way (all that were ever heard, when the store does not say).
+func spokenOn(ctx context.Context, p *parts) ([]string, error) {
+	visits, err := p.stores[states.LaneNormal].ActiveVisits(ctx)
+	filters := map[states.Lane][]string{
+		states.LaneNormal:    {handlers.InFilter(handlers.ClassWaitingRoom)},
+		states.LaneEmergency: {handlers.InFilter(handlers.ClassEmergency)},
+	}
+	if err != nil {
+		filters[states.LaneNormal] = append(filters[states.LaneNormal], handlers.InFilter(handlers.ClassConsultation))
+	}
+	var channels []string
+	for _, v := range visits {
+		channels = append(channels, handlers.Consultation(v.Provider, v.Patient))
+	}
+	for lane, list := range filters {
+		for _, filter := range list {
+			subjects, err := p.logs[lane].Subjects(ctx, filter)
+			if err != nil {
+				return nil, err
+			}
+			for _, s := range subjects {
+				if channel, ok := handlers.InChannel(s); ok {
+					channels = append(channels, channel)
+				}
+			}
+		}
+	}
+	return channels, nil
 }
 
 func (d *Daemon) department(ctx context.Context, p *parts, channel string) string {

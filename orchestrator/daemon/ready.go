@@ -37,7 +37,7 @@ func (d *Daemon) checks(built *atomic.Pointer[parts]) []ops.Check {
 		check("engine", func(_ context.Context, p *parts) error { return p.engine.Healthy() }),
 	}
 	if d.cfg.PubNub.Enabled {
-		list = append(list, check("pubnub", func(_ context.Context, p *parts) error { return p.ingest.Healthy() }))
+		list = append(list, check("pubnub", func(ctx context.Context, p *parts) error { return p.ingest.Healthy(ctx) }))
 	}
 	return list
 }
