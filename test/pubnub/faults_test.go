@@ -272,7 +272,7 @@ func TestControlOverHTTP(t *testing.T) {
 	if status, _ := w.do("GET", "/time/0"); status != 500 {
 		t.Errorf("fault did not act: %d", status)
 	}
-	for _, bad := range []string{`{"kind":"typo"}`, `{"knid":"status"}`, `nonsense`} {
+	for _, bad := range []string{`{"kind":"typo"}`, `{"kind":"status","chanel":"c"}`, `nonsense`} {
 		if status, _ := w.control("POST", "/faults", bad); status != 400 {
 			t.Errorf("%s: %d", bad, status)
 		}

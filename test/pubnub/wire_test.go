@@ -418,6 +418,23 @@ func TestFetchPagesForwardAndBackAndNamesTheNextPage(t *testing.T) {
 	}
 }
 
+func TestDeleteTakesFromAfterStartUpToEnd(t *testing.T) {
+	w := newWire(t, start(t, standin.Config{}))
+	var tts []string
+	for n := range 6 {
+		tts = append(tts, w.put("c", n))
+	}
+	if status, body := w.do("DELETE", "/v3/history/sub-key/"+standin.DefaultSubscribeKey+"/channel/c?start="+tts[1]+"&end="+tts[3]); status != 200 {
+		t.Fatal(body)
+	}
+	if _, body := w.do("GET", "/v2/history/sub-key/"+standin.DefaultSubscribeKey+"/channel/c"); !strings.HasPrefix(body, "[[0,1,4,5],") {
+		t.Errorf("left: %s", body)
+	}
+	if published := w.s.Published("c"); len(published) != 6 || !published[2].Deleted || published[1].Deleted {
+		t.Errorf("published %+v", published)
+	}
+}
+
 func TestSilentUsersTimeOutAndThoseWithAHeldPollStay(t *testing.T) {
 	clock := newClock()
 	w := newWire(t, start(t, standin.Config{Clock: clock.Now}))
@@ -437,6 +454,12 @@ func TestSilentUsersTimeOutAndThoseWithAHeldPollStay(t *testing.T) {
 	w.s.Sweep()
 	cancel()
 	<-over
+	waitUntil(t, func() bool { return len(w.s.Subscribers()) == 0 })
+	clock.advance(19 * time.Second) // counted from the end of the poll
+	w.s.Sweep()
+	w.do("GET", "/v2/presence/sub-key/"+standin.DefaultSubscribeKey+"/channel/room/heartbeat?heartbeat=30&uuid=late")
+	clock.advance(2 * time.Second)
+	w.s.Sweep()
 	var events []string
 	for _, m := range w.poll("room-pnpres", from).Messages {
 		var e struct {
@@ -449,7 +472,7 @@ func TestSilentUsersTimeOutAndThoseWithAHeldPollStay(t *testing.T) {
 		}
 		events = append(events, fmt.Sprint(e.Action, " ", e.UUID, " ", e.Occupancy))
 	}
-	if got := strings.Join(events, ", "); got != "join silent 1, join listening 2, timeout silent 1" {
+	if got := strings.Join(events, ", "); got != "join silent 1, join listening 2, timeout silent 1, join late 2, timeout listening 1" {
 		t.Errorf("events: %s", got)
 	}
 }
