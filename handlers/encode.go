@@ -310,6 +310,7 @@ type object struct {
 	keys   [24]string
 	count  int
 	fields map[string]any
+	picked []string // the fields that are written or left out already
 	err    error
 }
 
@@ -402,6 +403,9 @@ func (o *object) entry(v *states.Visit) {
 // pick writes a further field in a fixed place, or what stands for it when the effect does not have it.
 func (o *object) pick(key, otherwise string) {
 	value, given := o.fields[key]
+	if given {
+		o.picked = append(o.picked, key)
+	}
 	switch {
 	case !given:
 		o.text(key, otherwise)
@@ -415,14 +419,13 @@ func (o *object) pick(key, otherwise string) {
 func (o *object) rest() {
 	keys := make([]string, 0, len(o.fields))
 	for key := range o.fields {
-		if !slices.Contains(o.keys[:o.count], key) && o.fields[key] != "" {
+		if !slices.Contains(o.picked, key) {
 			keys = append(keys, key)
 		}
 	}
 	slices.Sort(keys)
 	for _, key := range keys {
-		o.key(key)
-		o.value(key, o.fields[key])
+		o.pick(key, "")
 	}
 }
 
