@@ -17,14 +17,13 @@ var leaseSource string
 
 var leaseScript = redis.NewScript(leaseSource)
 
-// Acquire takes those of the partitions that nobody holds, for ttl on Redis's clock, and returns what it got and where
-// each one stands. Every new holding has a higher epoch, after an expiry also for the same owner; asking again for what
-// one already holds extends it under the epoch it has. An owner must therefore be the name of one run of one process.
+// Acquire takes those of the partitions that no other owner holds, for ttl on Redis's clock, and returns what it got and
+// where each one stands. Every acquisition has a higher epoch than any before, also one by the present holder: whatever is
+// still on its way from an earlier holding, in this process too, is fenced. To keep a lease without that, Renew it.
 func (s *Store) Acquire(ctx context.Context, owner string, ttl time.Duration, ps []states.Partition) (map[states.Partition]states.Lease, error) {
-	for _, p := range ps {
-		s.deleter.forget(p)
-	}
-	return s.lease(ctx, "acquire", owner, ttl, ps)
+	leases, err := s.lease(ctx, "acquire", owner, ttl, ps)
+	s.deleter.hold(leases)
+	return leases, err
 }
 
 // Renew extends the leases that have not expired, and returns those partitions. What is missing from the answer is
@@ -43,10 +42,14 @@ func (s *Store) Renew(ctx context.Context, owner string, ttl time.Duration, ps [
 	return ours, nil
 }
 
-// Release gives partitions back at once. Later commits under their epochs are fenced.
+// Release gives partitions back at once, after removing what was delivered, so that the next holder does not deliver it
+// again. Later commits under their epochs are fenced.
 func (s *Store) Release(ctx context.Context, owner string, ps []states.Partition) error {
-	_, err := s.lease(ctx, "release", owner, 0, ps)
-	return err
+	flushed := s.deleter.flush(ctx)
+	if _, err := s.lease(ctx, "release", owner, 0, ps); err != nil {
+		return err
+	}
+	return flushed
 }
 
 func (s *Store) lease(ctx context.Context, verb, owner string, ttl time.Duration, ps []states.Partition) (map[states.Partition]states.Lease, error) {

@@ -7,8 +7,8 @@
 --
 -- Result, per key: {'ours', epoch, seq, commits, rules} when it is the owner's now, else {'not ours'}
 --
--- The epoch of an acquisition is the time in microseconds, or one more than the last: it grows even when the data that
--- holds it was lost or restored from a copy, so that no two owners ever have the same.
+-- Every acquisition gets a new epoch, the present owner's too: the time in microseconds, or one more than the last. So it
+-- grows even when the data that holds it was lost or restored from a copy, and no two holdings ever have the same.
 
 local verb, owner, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -26,7 +26,7 @@ for i, key in ipairs(KEYS) do
       redis.call('HDEL', key, 'owner', 'until')
     end
     ours = false
-  elseif verb == 'acquire' and not live then
+  elseif verb == 'acquire' and (ours or not live) then
     epoch = string.format('%.0f', math.max(micros, tonumber(epoch or '0') + 1))
     redis.call('HSET', key, 'owner', owner, 'epoch', epoch)
     ours = true

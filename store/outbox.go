@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -80,40 +81,53 @@ func (s *Store) Backlog(ctx context.Context, ps []states.Partition) (map[states.
 }
 
 // Delivered removes an entry some time soon. It never waits; until the entry is gone it may be delivered once more, by
-// the next owner, under the same message ids.
+// the next holder of the partition, under the same message ids. Only what was read under the present lease is removed.
 func (s *Store) Delivered(p states.Partition, sink states.Sink, entry int64) {
 	s.deleter.add(p, s.keys.outbox(p, sink), entryID(entry))
 }
 
 func entryID(entry int64) string { return strconv.FormatInt(entry, 10) + "-0" }
 
+//go:embed delivered.lua
+var deliveredSource string
+
 // deleter removes delivered entries behind the relays' backs: everything that has gathered in one pipeline, and again
 // while Redis is away.
 type deleter struct {
 	client  redis.UniversalClient
+	keys    keys
 	log     zerolog.Logger
 	timeout time.Duration
 
-	mu       sync.Mutex
-	pending  map[states.Partition]map[string][]string // stream to entry ids
-	inFlight map[states.Partition]map[string][]string // taken by the flush that is under way
+	mu      sync.Mutex
+	epochs  map[states.Partition]int64 // of the present leases
+	pending map[outboxHold][]string    // entry ids
 
 	wake chan struct{} // holds one token while something may be pending
 	stop chan struct{}
 	done chan struct{}
 }
 
+// outboxHold is one outbox as read under one lease.
+type outboxHold struct {
+	partition states.Partition
+	epoch     int64
+	stream    string
+}
+
 const (
 	deleteRetry = 250 * time.Millisecond // pause after Redis did not answer
-	deleteMost  = 512                    // entries per command
+	deleteMost  = 512                    // entries per call
 )
 
-func startDeleter(client redis.UniversalClient, log zerolog.Logger, timeout time.Duration) *deleter {
+func startDeleter(client redis.UniversalClient, k keys, log zerolog.Logger, timeout time.Duration) *deleter {
 	d := &deleter{
 		client:  client,
+		keys:    k,
 		log:     log,
 		timeout: timeout,
-		pending: map[states.Partition]map[string][]string{},
+		epochs:  map[states.Partition]int64{},
+		pending: map[outboxHold][]string{},
 		wake:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
@@ -122,19 +136,21 @@ func startDeleter(client redis.UniversalClient, log zerolog.Logger, timeout time
 	return d
 }
 
-func (d *deleter) add(p states.Partition, stream, id string) {
+// hold says under which leases entries are read from now on.
+func (d *deleter) hold(leases map[states.Partition]states.Lease) {
 	d.mu.Lock()
-	d.put(p, stream, id)
-	d.mu.Unlock()
-	d.signal()
+	defer d.mu.Unlock()
+	for p, lease := range leases {
+		d.epochs[p] = lease.Epoch
+	}
 }
 
-// put is add for a caller that holds the lock.
-func (d *deleter) put(p states.Partition, stream string, ids ...string) {
-	if d.pending[p] == nil {
-		d.pending[p] = map[string][]string{}
-	}
-	d.pending[p][stream] = append(d.pending[p][stream], ids...)
+func (d *deleter) add(p states.Partition, stream, id string) {
+	d.mu.Lock()
+	h := outboxHold{p, d.epochs[p], stream}
+	d.pending[h] = append(d.pending[h], id)
+	d.mu.Unlock()
+	d.signal()
 }
 
 func (d *deleter) signal() {
@@ -144,27 +160,20 @@ func (d *deleter) signal() {
 	}
 }
 
-// forget drops what is left of a partition's former holding. Had Redis lost writes in between, the same numbers would
-// soon name other entries.
-func (d *deleter) forget(p states.Partition) {
-	d.mu.Lock()
-	delete(d.pending, p)
-	delete(d.inFlight, p)
-	d.mu.Unlock()
-}
-
 func (d *deleter) run() {
 	defer close(d.done)
 	for {
 		select {
 		case <-d.wake:
 		case <-d.stop:
-			if err := d.flush(); err != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+			defer cancel()
+			if err := d.flush(ctx); err != nil {
 				d.log.Warn().Err(err).Msg("delivered entries stay in the outbox and will be delivered once more")
 			}
 			return
 		}
-		if err := d.flush(); err != nil {
+		if err := d.flush(context.Background()); err != nil {
 			select {
 			case <-time.After(deleteRetry):
 			case <-d.stop:
@@ -174,32 +183,32 @@ func (d *deleter) run() {
 }
 
 // flush removes what has gathered, or puts it back.
-func (d *deleter) flush() error {
-	pipe := d.client.Pipeline()
-	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
-	defer cancel()
+func (d *deleter) flush(ctx context.Context) error {
 	d.mu.Lock()
-	d.inFlight, d.pending = d.pending, map[states.Partition]map[string][]string{}
-	for _, streams := range d.inFlight {
-		for stream, ids := range streams {
-			for some := range slices.Chunk(ids, deleteMost) {
-				pipe.XDel(ctx, stream, some...)
-			}
-		}
-	}
+	taken := d.pending
+	d.pending = map[outboxHold][]string{}
 	d.mu.Unlock()
-	if pipe.Len() == 0 {
+	if len(taken) == 0 {
 		return nil
+	}
+	pipe := d.client.Pipeline()
+	for h, ids := range taken {
+		keys := []string{d.keys.partition(h.partition), h.stream}
+		for some := range slices.Chunk(ids, deleteMost) {
+			args := []any{h.epoch}
+			for _, id := range some {
+				args = append(args, id)
+			}
+			pipe.Eval(ctx, deliveredSource, keys, args...) // short enough to travel along
+		}
 	}
 	_, err := pipe.Exec(ctx)
 	if err == nil {
 		return nil
 	}
 	d.mu.Lock()
-	for p, streams := range d.inFlight {
-		for stream, ids := range streams {
-			d.put(p, stream, ids...)
-		}
+	for h, ids := range taken {
+		d.pending[h] = append(d.pending[h], ids...)
 	}
 	d.mu.Unlock()
 	d.signal()

@@ -97,6 +97,21 @@ func TestDeliveredWaitsForRedisToComeBack(t *testing.T) {
 	})
 }
 
+// TestDeliveredIsRemovedBeforeTheRelease spares the next holder from delivering again.
+func TestDeliveredIsRemovedBeforeTheRelease(t *testing.T) {
+	_, s, claim := started(t, redis.Options{})
+	fill(t, s, claim, 1, 3)
+	for entry := int64(1); entry <= 3; entry++ {
+		s.Delivered(normal3, states.SinkNATS, entry)
+	}
+	if err := s.Release(t.Context(), owner, []states.Partition{normal3}); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustPending(t, s, normal3, states.SinkNATS, 0); len(got) != 0 {
+		t.Errorf("pending %v", entries(got))
+	}
+}
+
 // TestDeliveredOfAFormerHoldingIsForgotten keeps a number from before a loss away from the entry that has it afterwards.
 func TestDeliveredOfAFormerHoldingIsForgotten(t *testing.T) {
 	server := redis.ForTest(t, redis.Options{})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/rs/zerolog"
 )
@@ -43,6 +44,9 @@ const (
 	defaultBatch   = 128
 	defaultTimeout = 3 * time.Second
 	pipelineBuffer = 128 << 10
+
+	// After as many failed dials as its pool has places, the client looks only once a second whether Redis is back.
+	dialsBeforePause = 4096
 )
 
 // Store is one organisation's state in Redis. A lane has a Store of its own, and with it connections and a batcher of
@@ -100,6 +104,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
+	redis.SetLogger(&logging.VoidLogger{}) // it prints to standard error what the calls return as errors anyway
 	s := &Store{
 		keys:    newKeys(o.Organization),
 		sealer:  o.Sealer,
@@ -111,7 +116,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.Join(err, s.closeClients())
 	}
 	s.batcher = startBatcher(s.commits, o.Batch)
-	s.deleter = startDeleter(s.client, s.log, o.Timeout)
+	s.deleter = startDeleter(s.client, s.keys, s.log, o.Timeout)
 	return s, nil
 }
 
@@ -134,7 +139,8 @@ func clientOptions(o Options) *redis.UniversalOptions {
 func commitOptions(o Options) *redis.UniversalOptions {
 	u := clientOptions(o)
 	u.MaxRetries = -1
-	u.PoolSize, u.PipelinePoolSize = 1, -1
+	u.PipelinePoolSize = -1
+	u.PoolSize = dialsBeforePause // the batcher is the only user, so one connection is all there ever is
 	u.ReadBufferSize, u.WriteBufferSize = pipelineBuffer, pipelineBuffer
 	return u
 }
