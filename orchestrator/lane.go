@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"consultd/orchestrator/crash"
 	"consultd/states"
 )
 
@@ -128,7 +129,7 @@ func (l *lane) restartPass() {
 
 // dispatch queues an entry for the partition it belongs to, or for all when it concerns all.
 func (l *lane) dispatch(ctx context.Context, e states.Entry) error {
-	crashpoint("entry.read")
+	crash.Point("entry.read")
 	if e.Subject == l.engine.Codec.RulesSubject(l.Lane) {
 		for n := range l.Partitions {
 			if err := l.offer(ctx, n, e); err != nil {

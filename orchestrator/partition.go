@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"consultd/orchestrator/crash"
 	"consultd/states"
 )
 
@@ -180,7 +181,7 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 		if err != nil {
 			return err
 		}
-		crashpoint("decided")
+		crash.Point("decided")
 		stored, err := p.commit(ctx, commit)
 		if err != nil {
 			return err
@@ -364,7 +365,7 @@ func (p *partition) commit(ctx context.Context, c *states.Commit) (states.Stored
 	case states.Committed, states.Duplicate:
 		p.position = c.Seq
 		p.commits = stored.Entry
-		crashpoint("committed")
+		crash.Point("committed")
 	case states.Replayed:
 		p.position = max(p.position, c.Seq)
 		if repeated { // it was ours, applied without an answer: only the store knows its outbox entries
@@ -401,7 +402,7 @@ func (p *partition) settle(e states.Entry, ev states.Event, c *states.Commit, st
 			r.offer(states.Pending{Partition: p.id, Sink: sink, Entry: stored.Entry, Seq: c.Seq, Messages: messages})
 		}
 	}
-	crashpoint("handed")
+	crash.Point("handed")
 }
 
 func (p *partition) remember(d *states.Decision) {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"consultd/orchestrator/crash"
 	"consultd/states"
 )
 
@@ -188,11 +189,11 @@ func (r *relay) deliver(ctx context.Context, e states.Pending) bool {
 		messages = nil // said before the store forgot
 	}
 	messages = r.recheck(ctx, messages)
-	crashpoint("relay.before." + string(r.sink))
+	crash.Point("relay.before." + string(r.sink))
 	if !r.say(ctx, e.Seq, messages) {
 		return false
 	}
-	crashpoint("relay.published." + string(r.sink))
+	crash.Point("relay.published." + string(r.sink))
 	r.p.lane.Store.Delivered(r.p.id, r.sink, e.Entry)
 	r.last = e.Entry
 	r.done.Store(max(r.done.Load(), e.Seq))

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"consultd/orchestrator/crash"
 	"consultd/states"
 )
 
@@ -84,7 +85,7 @@ func (s *sweeper) sweep(ctx context.Context) time.Duration {
 			s.settled(due.ID) // not entered: the next look tries again
 			return sweepFailed
 		}
-		crashpoint("timer.entered")
+		crash.Point("timer.entered")
 		s.l.metrics.timerLateness.Observe(max(0, look.Now.Sub(due.Due).Seconds()))
 	}
 	return s.plan(look)

@@ -9,6 +9,7 @@ import (
 	"consultd/handlers"
 	"consultd/handlers/nats"
 	"consultd/handlers/pubnub"
+	"consultd/orchestrator/crash"
 	"consultd/states"
 )
 
@@ -53,6 +54,7 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 		Account: d.account(), Owner: d.owner, Ring: p.ring, Channels: d.cfg.PubNub.Channels, Cell: cell, Stats: stats,
 		Append: func(ctx context.Context, lane states.Lane, subject, msgID string, header map[string]string, data []byte) error {
 			_, err := p.logs[lane].Append(ctx, subject, msgID, header, data)
+			crash.Point("pubnub.appended")
 			return err
 		},
 		Urgent: func(ctx context.Context, channel, publisher, timetoken string, plain []byte) error {
