@@ -220,7 +220,11 @@ func (x *draft) audit(e AuditEntry) {
 	e.Organization = x.rules.Organization
 	e.Actor = x.ev.Actor
 	e.Resource = AuditResource{Type: string(rec.ID.Kind), ID: rec.ID.ID, Channel: x.ev.Channel}
-	e.Chain = rec.ID.String()
+	if len(x.d.Audit) > 0 {
+		e.Chain = x.d.Audit[0].Chain
+	} else {
+		e.Chain = rec.ID.String()
+	}
 	e.Seq = rec.Chain.Seq + 1
 	e.Prev = rec.Chain.Hash
 	e.Hash = e.Sum()

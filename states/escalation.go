@@ -50,12 +50,12 @@ func (x *draft) decideEscalation(before *Escalation) error {
 	}
 	x.d.To = to
 	x.d.Expire = to.Final()
-	x.timers = timers{record: x.d.Record.ID, key: e.Department, armed: &e.Timers, changes: &x.d.Timers}
+	x.timers = timers{key: e.Department, armed: &e.Timers}
 	if to != EscalationTriggered {
-		x.timers.leave(TimerRoster, x.ev)
+		x.drop(TimerRoster)
 	}
 	if to != EscalationWaiting {
-		x.timers.leave(TimerRePage, x.ev)
+		x.drop(TimerRePage)
 	}
 	nobody := x.applyToEscalation(e, &old)
 	x.accept(escalationAudit(x.ev.Kind, &old, e), AuditCritical)
@@ -135,15 +135,6 @@ func (s State) ofEscalation() bool {
 	return false
 }
 
-// leave removes a timer that the new state does not want, be it running or the one that has just fired.
-func (t *timers) leave(k TimerKind, ev *Event) {
-	if ev.Kind == TimerFired && ev.Timer.Kind == k {
-		t.fired(k)
-	} else {
-		t.drop(k)
-	}
-}
-
 // open fills a new escalation from the event that raises it.
 func (x *draft) open(e *Escalation) {
 	ev := x.ev
@@ -167,7 +158,7 @@ func (x *draft) applyToEscalation(e, old *Escalation) (nobody bool) {
 	case EmergencyEscalation:
 		if e.State == EscalationTriggered {
 			x.effect(Effect{Kind: EffectAskOnCall, To: e.Department, Type: string(EffectAskOnCall), Priority: NoticeCritical})
-			x.timers.arm(TimerRoster, ev.At.Add(RosterTimeout))
+			x.arm(TimerRoster, ev.At.Add(RosterTimeout))
 			return false
 		}
 		return x.nextRound(e)
@@ -204,16 +195,15 @@ func (x *draft) applyToEscalation(e, old *Escalation) (nobody bool) {
 	case TimerFired: // roster and re-page
 		if ev.Timer.Kind == TimerRoster {
 			e.OnCall = people(people(nil, x.rules.Paging.OnCall[e.Department], nil), x.rules.Paging.Failsafe, nil)
-		} else {
-			x.timers.fired(TimerRePage)
 		}
 		return x.nextRound(e)
 	}
 	return false
 }
 
-// nextRound pages everybody on call who has not rejected, and sees to it that there will be another round. The failsafe is paged as well after Paging.FailsafeAfter rounds, and
-// when nobody else is left; when even the failsafe has rejected, everybody is paged again.
+// nextRound pages everybody on call who has not rejected, and sees to it that there will be another round. The failsafe is
+// paged as well after Paging.FailsafeAfter rounds, and when nobody else is left; when nobody is left at all, everybody whom
+// anything names is paged, rejected or not.
 func (x *draft) nextRound(e *Escalation) (nobody bool) {
 	p := &x.rules.Paging
 	if !p.Ask { // whoever was put on the list since is paged as well; nobody is forgotten
@@ -224,11 +214,11 @@ func (x *draft) nextRound(e *Escalation) (nobody bool) {
 		to = people(to, p.Failsafe, e.Rejected)
 	}
 	if len(to) == 0 {
-		to = people(people(nil, e.OnCall, nil), p.Failsafe, nil)
+		to = people(people(people(nil, e.OnCall, nil), p.OnCall[e.Department], nil), p.Failsafe, nil)
 	}
 	e.Round++
 	x.page(e, to)
-	x.timers.arm(TimerRePage, x.ev.At.Add(p.RePageAfter(e.Severity)))
+	x.arm(TimerRePage, x.ev.At.Add(p.RePageAfter(e.Severity)))
 	return len(to) == 0
 }
 

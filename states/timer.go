@@ -111,51 +111,50 @@ func (t Timers) Armed(k TimerKind) (ArmedTimer, bool) {
 	return a, !a.Due.IsZero()
 }
 
-// timers changes the timers of one record and notes what the store has to do. It copies the map before the first change,
-// because the record that is decided on belongs to the caller.
+// timers are those of the record being decided on. The map is copied before the first change, because it belongs to the
+// caller.
 type timers struct {
-	record  RecordID
-	key     string
-	armed   *Timers
-	copied  bool
-	changes *[]TimerChange
+	key    string
+	armed  *Timers
+	copied bool
 }
 
-func (t *timers) set(k TimerKind, a ArmedTimer) {
-	if !t.copied {
-		t.copied = true
-		if *t.armed == nil {
-			*t.armed = make(Timers, 4)
+func (x *draft) setTimer(k TimerKind, a ArmedTimer) {
+	if !x.timers.copied {
+		x.timers.copied = true
+		if *x.timers.armed == nil {
+			*x.timers.armed = make(Timers, 4)
 		} else {
-			*t.armed = maps.Clone(*t.armed)
+			*x.timers.armed = maps.Clone(*x.timers.armed)
 		}
 	}
-	(*t.armed)[k] = a
+	(*x.timers.armed)[k] = a
 }
 
-func (t *timers) id(k TimerKind, generation int) TimerID {
-	return TimerID{Kind: k, Record: t.record, Key: t.key, Generation: generation}
+func (x *draft) changeTimer(k TimerKind, generation int, due time.Time) {
+	if x.d.Timers == nil {
+		x.d.Timers = make([]TimerChange, 0, 4)
+	}
+	id := TimerID{Kind: k, Record: x.d.Record.ID, Key: x.timers.key, Generation: generation}
+	x.d.Timers = append(x.d.Timers, TimerChange{ID: id, Due: due})
 }
 
 // arm starts a timer; one of the same kind that is still running is removed first.
-func (t *timers) arm(k TimerKind, due time.Time) {
-	t.drop(k)
-	next := ArmedTimer{Generation: (*t.armed)[k].Generation + 1, Due: due}
-	t.set(k, next)
-	*t.changes = append(*t.changes, TimerChange{ID: t.id(k, next.Generation), Due: due})
+func (x *draft) arm(k TimerKind, due time.Time) {
+	x.drop(k)
+	next := ArmedTimer{Generation: (*x.timers.armed)[k].Generation + 1, Due: due}
+	x.setTimer(k, next)
+	x.changeTimer(k, next.Generation, due)
 }
 
-// drop removes a running timer and its row.
-func (t *timers) drop(k TimerKind) {
-	if a, ok := t.armed.Armed(k); ok {
-		t.set(k, ArmedTimer{Generation: a.Generation})
-		*t.changes = append(*t.changes, TimerChange{ID: t.id(k, a.Generation)})
+// drop removes a running timer and its row. The row of a timer that has just fired goes with the commit of its event.
+func (x *draft) drop(k TimerKind) {
+	if a, ok := x.timers.armed.Armed(k); ok {
+		x.setTimer(k, ArmedTimer{Generation: a.Generation})
+		if x.ev.Kind != TimerFired || x.ev.Timer.Kind != k {
+			x.changeTimer(k, a.Generation, time.Time{})
+		}
 	}
-}
-
-// fired marks a timer as spent. Its row goes with the commit of the event it caused.
-func (t *timers) fired(k TimerKind) {
-	t.set(k, ArmedTimer{Generation: (*t.armed)[k].Generation})
 }
 
 // TimerID is one armed timer: kind, record, generation, and the key (provider or department) that places it in a

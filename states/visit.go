@@ -47,7 +47,7 @@ func (x *draft) decideVisit(before *Visit) error {
 	if before == nil {
 		key = x.ev.Provider
 	}
-	x.timers = timers{record: x.d.Record.ID, key: key, armed: &v.Timers, changes: &x.d.Timers}
+	x.timers = timers{key: key, armed: &v.Timers}
 	guard, refusal := x.applyToVisit(v, before)
 	to, legal := m.next(event, guard, old.State)
 	switch {
@@ -177,9 +177,9 @@ func (x *draft) applyToVisit(v, before *Visit) (Guard, *Refusal) {
 				return "", &Refusal{MissingField, "a rescheduled appointment needs startsAt"}
 			}
 			v.StartsAt = ev.StartsAt.UTC()
-			x.timers.drop(TimerNoShow)
+			x.drop(TimerNoShow)
 			if due, on := x.rules.Timing.dueFor(TimerNoShow, v, ev.At); on {
-				x.timers.arm(TimerNoShow, due)
+				x.arm(TimerNoShow, due)
 			}
 		}
 	case ProviderJoined:
@@ -211,18 +211,18 @@ func (x *draft) applyToVisit(v, before *Visit) (Guard, *Refusal) {
 }
 
 func (x *draft) fireOnVisit(v *Visit) Guard {
-	x.timers.fired(x.ev.Timer.Kind)
+	x.drop(x.ev.Timer.Kind)
 	switch x.ev.Timer.Kind {
 	case TimerLongWait:
 		v.LongWaits++
 		if due, on := x.rules.Timing.dueFor(TimerLongWait, v, x.ev.At); on {
-			x.timers.arm(TimerLongWait, due)
+			x.arm(TimerLongWait, due)
 		}
 	case TimerConnectHard:
 		v.ProviderPresent = false
 	case TimerProviderDrop: // called back until the provider comes: a patient on hold is never forgotten
 		if due, on := x.rules.Timing.dueFor(TimerProviderDrop, v, x.ev.At); on {
-			x.timers.arm(TimerProviderDrop, due)
+			x.arm(TimerProviderDrop, due)
 		}
 	case TimerPatientDrop:
 		if v.PatientPresent || v.Held {
@@ -363,10 +363,10 @@ func (x *draft) settleVisit(old, v *Visit) {
 		switch was, is := k.wantedBy(old), k.wantedBy(v); {
 		case is && !was:
 			if due, on := x.rules.Timing.dueFor(k, v, x.ev.At); on {
-				x.timers.arm(k, due)
+				x.arm(k, due)
 			}
 		case was && !is:
-			x.timers.drop(k)
+			x.drop(k)
 		}
 	}
 
