@@ -83,6 +83,16 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 // Addr is host:port.
 func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
+// PID is the server's process, 0 while it is down.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc == nil {
+		return 0
+	}
+	return s.proc.cmd.Process.Pid
+}
+
 // Dir is where the data is kept.
 func (s *Server) Dir() string { return s.dir }
 
