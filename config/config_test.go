@@ -146,6 +146,14 @@ push: yes
 	}
 }
 
+// TestUnreadableValueIsReportedOnce: a secret whose file is missing is not missing from the configuration as well.
+func TestUnreadableValueIsReportedOnce(t *testing.T) {
+	text := strings.Replace(least, `'{"primaryKeyId":1,"key":[{}]}'`, "file:/none", 1)
+	if got := lines(config.Check([]byte(text))); len(got) != 1 || !strings.HasPrefix(got[0], "4:11: sealing.keyset: the file of this secret cannot be read") {
+		t.Errorf("problems: %q", got)
+	}
+}
+
 func TestColumnPointsAtTheKey(t *testing.T) {
 	problems := config.Check([]byte(least + "redis:\n    leese: 3s\n"))
 	if len(problems) != 1 || problems[0].Line != 7 || problems[0].Column != 5 {

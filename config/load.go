@@ -51,6 +51,10 @@ func load(data []byte, environ []string) (*Config, []Problem) {
 		return c, l.sorted() // what a broken file leaves unset would only be noise
 	}
 	l.environment(c)
+	l.unread = map[string]bool{}
+	for _, p := range l.problems {
+		l.unread[p.Path] = true
+	}
 	l.check(c)
 	return c, l.sorted()
 }
@@ -194,7 +198,11 @@ func (l *loader) node(n ast.Node, v reflect.Value, path string) {
 	default:
 		text, ok := scalarText(n, v)
 		if !ok {
-			l.fail(path, "a "+nodeName(n)+" where "+kindName(v.Type())+" is expected", "")
+			hint := ""
+			if nodeName(n) == "section" {
+				hint = "put it in quotes: a text with a colon can look like a section"
+			}
+			l.fail(path, "a "+nodeName(n)+" where "+kindName(v.Type())+" is expected", hint)
 			return
 		}
 		l.scalar(text, v, path)

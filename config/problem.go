@@ -71,6 +71,7 @@ type place struct {
 type report struct {
 	problems []Problem
 	places   map[string]place
+	unread   map[string]bool // values that could not even be read: what checks say about them would be noise
 }
 
 func (r *report) fail(path, message, hint string) { r.add(false, path, message, hint) }
@@ -78,6 +79,9 @@ func (r *report) fail(path, message, hint string) { r.add(false, path, message, 
 func (r *report) warn(path, message, hint string) { r.add(true, path, message, hint) }
 
 func (r *report) add(warning bool, path, message, hint string) {
+	if r.unread[path] {
+		return
+	}
 	at := r.place(path)
 	r.problems = append(r.problems, Problem{
 		Warning: warning, Path: path, Line: at.line, Column: at.column, Env: at.env, Message: message, Hint: hint,
