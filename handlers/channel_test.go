@@ -117,6 +117,14 @@ func TestEveryNameThatPubNubCanCarryEntersALog(t *testing.T) {
 	}
 }
 
+func TestNamesThatAreNoSubjectsShareOne(t *testing.T) {
+	for _, channel := range []string{"waiting-room.é", "waiting-room.a b", "waiting-room.*", "waiting-room.>", "waiting-room.\x7f", "chat.room", ""} {
+		if got := InSubject(channel); got != unreadable {
+			t.Errorf("%q becomes %s", channel, got)
+		}
+	}
+}
+
 func TestEverythingSaidHasAStream(t *testing.T) {
 	for channel, stream := range map[string][]string{
 		Notification("u"): OutSubjects(), Queue("d"): OutSubjects(), Consultation("p", "q"): OutSubjects(), Audit("o"): OutSubjects(),

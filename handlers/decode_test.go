@@ -311,6 +311,8 @@ func TestDecodeNamesTheRule(t *testing.T) {
 		"bad enum":              {backend(room, strings.Replace(checkedIn, `"urgent"`, `"asap"`, 1)), CodeSchema, "priority: must be one of emergency, urgent, normal, follow-up"},
 		"other zone":            {backend(room, strings.Replace(checkedIn, `.000Z`, `.000+01:00`, 1)), CodeSchema, "timestamp: has characters or a length that are not allowed"},
 		"no such day":           {backend(room, strings.Replace(checkedIn, `2026-03-02`, `2026-02-30`, 1)), CodeSchema, "timestamp: must be a date-time"},
+		"comma in the time":     {backend(room, strings.Replace(checkedIn, `.000Z`, `,000Z`, 1)), CodeSchema, "timestamp: must be a date-time"},
+		"long fraction":         {backend(room, `{"delayMinutes":0.`+strings.Repeat("0", 100)+`1}`), CodeNotJSON, "message: has a number that is too large or too long"},
 		"leap second":           {backend(room, strings.Replace(checkedIn, `2026-03-02T09:00:00.000Z`, `2016-12-31T23:59:60.000Z`, 1)), CodeSchema, "timestamp: must be a date-time"},
 		"nested field":          {backend(visit, strings.Replace(examples()["consultation/CONSULTATION_ENDED"], "12.5", "-1", 1)), CodeSchema, "summary.duration: must be at least 0"},
 		"no action":             {backend(room, `{"id":"m1"}`), CodeSchema, "action: is needed and must be one of APPOINTMENT_CANCELLED, APPOINTMENT_RESCHEDULED, APPOINTMENT_SCHEDULED, PATIENT_CHECKED_IN, PATIENT_LEFT, PATIENT_READY_CONFIRMED, PRIORITY_CHANGED, PROVIDER_RUNNING_LATE"},
@@ -507,6 +509,9 @@ func TestIDsOfEscalations(t *testing.T) {
 	byUUID := decode(raise, uuid, uuid)
 	if got := decode(answer, "esc-1", uuid).Escalation; got != byUUID.Escalation {
 		t.Errorf("raised as %s, answered as %s", byUUID.Escalation, got)
+	}
+	if got := decode(raise, uuid, uuid[:35]+"f"); got.Escalation == byUUID.Escalation {
+		t.Error("two UUIDs become one escalation")
 	}
 	if got := decode(raise, uuid, "a.message:id"); got.Escalation != states.EscalationID(got.ID) {
 		t.Errorf("%s is not derived from the event", got.Escalation)

@@ -392,6 +392,26 @@ func TestEffectsGoWhereTheyBelong(t *testing.T) {
 	}
 }
 
+func TestWhoHasTakenAnEscalationIsStillToldAboutIt(t *testing.T) {
+	c := newClinic(t, newCodec(t))
+	c.say("dr-smith", desk, `{"id":"esc-1","action":"EMERGENCY_ESCALATION","escalatedBy":"dr-smith","severity":"urgent"}`)
+	c.answer("dr-lee", "EMERGENCY_ACCEPTED", "esc-1", "")
+	before := len(c.said)
+	c.answer("dr-lee", "EMERGENCY_SEVERITY_CHANGED", "esc-1", `,"severity":"life-threatening"`)
+	told := 0
+	for _, m := range c.said[before:] {
+		if m.Channel == Notification("dr-lee") {
+			told++
+		}
+		if m.Escalation != "" { // whoever sends it would drop it, because the escalation is answered
+			t.Errorf("%s is bound to the escalation: %s", m.Channel, m.Payload)
+		}
+	}
+	if told != 2 {
+		t.Errorf("told %d times, want once per broker", told)
+	}
+}
+
 func TestFullVisitReadsLikeThis(t *testing.T) {
 	c := newClinic(t, newCodec(t))
 	c.fullVisit()
@@ -438,6 +458,7 @@ func TestShortWayOfAnEmergencyMeetsTheLongOne(t *testing.T) {
 		c.say(user, visit, `{"action":"EMERGENCY_REQUESTED","appointmentId":"apt-1","reason":"`+phi+`","reasonCode":"fall"}`)
 		i := slices.IndexFunc(c.said, func(m said) bool { return strings.HasPrefix(m.Channel, markLog) })
 		subject, _ := MessageSubject(c.said[i].Channel)
+		fits(t, outboundSchemas(t)["internal/raise"], c.said[i].Payload)
 		long := c.raised(subject, c.said[i].Message)
 		plain := fmt.Sprintf(`{"timestamp":"%s","action":"EMERGENCY_REQUESTED","appointmentId":"apt-1","reason":"%s","reasonCode":"fall"}`, c.now.Format(time.RFC3339), phi)
 		short, err := codec.Raise(visit, user, fmt.Sprint(c.now.UnixNano()/100), []byte(plain), "cardiology")

@@ -104,6 +104,19 @@ func TestReadDeliversEntriesAsStored(t *testing.T) {
 	}
 }
 
+// TestReadEndsWithTheErrorOfDeliver uses errors that a reader would otherwise take for a passing trouble of its own.
+func TestReadEndsWithTheErrorOfDeliver(t *testing.T) {
+	_, c := broker(t)
+	fill(t, c, "consult.in.waiting-room.a", 2)
+	for _, want := range []error{context.Canceled, context.DeadlineExceeded, nats.ErrTimeout, errSession} {
+		calls := 0
+		err := NewLog(c, states.LaneNormal, nil).Read(testContext(t), 0, func(states.Entry) error { calls++; return want })
+		if !errors.Is(err, want) || calls != 1 {
+			t.Errorf("%v after %d calls, wanted %v", err, calls, want)
+		}
+	}
+}
+
 func TestReadRefusesPositionsOfAnotherLog(t *testing.T) {
 	_, c := broker(t)
 	ctx := testContext(t)

@@ -22,6 +22,7 @@ const (
 	consumerIdle    = 30 * time.Second // until the server forgets the consumer of a dead reader
 	goodbyeTimeout  = 250 * time.Millisecond
 	firstSessionTry = 20 * time.Millisecond
+	lastSessionTry  = 100 * time.Millisecond // short: a page may be waiting in the log
 )
 
 // message is one stored message. Its header and data are shared with the client library: read, do not change.
@@ -50,42 +51,60 @@ type reader struct {
 // errSession ends a session in a way that a new session repairs.
 var errSession = errors.New("reading was interrupted")
 
+// stopError is deliver's wish to end, told apart from whatever else may have the same cause.
+type stopError struct{ cause error }
+
+func (e *stopError) Error() string { return e.cause.Error() }
+
 // errDone ends a reading that reached its end.
 var errDone = errors.New("reached the end")
 
 // run delivers everything after r.pos until ctx ends, deliver fails, or with toEnd until the end.
 func (r *reader) run(ctx context.Context, deliver func(message) error) error {
-	pause := firstSessionTry
+	pause, timeout := firstSessionTry, firstTry
 	for {
 		before := r.pos
-		err := r.session(ctx, deliver)
+		err := r.session(ctx, timeout, deliver)
+		var stop *stopError
 		switch {
+		case errors.As(err, &stop):
+			return stop.cause
 		case errors.Is(err, errDone):
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case !errors.Is(err, errSession) && !transient(err):
+		case !errors.Is(err, errSession) && !errors.Is(err, context.Canceled) && !transient(err):
 			return err
 		case r.client.Conn.IsClosed():
 			return fmt.Errorf("read %s: %w", r.stream, nats.ErrConnectionClosed)
 		}
 		if r.pos != before {
-			pause = firstSessionTry
+			pause, timeout = firstSessionTry, firstTry
 		}
 		if !sleep(ctx, pause) {
 			return ctx.Err()
 		}
-		pause = min(2*pause, maxRetryPause)
+		pause, timeout = min(2*pause, lastSessionTry), min(2*timeout, lastTry)
 	}
 }
 
-func (r *reader) session(ctx context.Context, deliver func(message) error) error {
+func (r *reader) session(ctx context.Context, timeout time.Duration, deliver func(message) error) error {
 	// Listen for the loss of the connection before there is a consumer, so that none goes unnoticed: what the server sent
 	// into a broken connection counts as delivered there.
 	status := r.client.Conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer r.client.Conn.RemoveStatusListener(status)
+	outer := ctx
+	ctx, interrupt := context.WithCancelCause(ctx)
+	defer interrupt(nil)
+	go func() {
+		select {
+		case <-status:
+			interrupt(errSession)
+		case <-ctx.Done():
+		}
+	}()
 
-	if err := r.check(ctx); err != nil {
+	if err := r.check(ctx, timeout); err != nil {
 		return err
 	}
 	config := jetstream.ConsumerConfig{
@@ -97,14 +116,14 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 		Replicas:          1,
 		InactiveThreshold: consumerIdle,
 	}
-	tryCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+	tryCtx, cancel := context.WithTimeout(ctx, timeout)
 	consumer, err := r.client.JS.CreateConsumer(tryCtx, r.stream, config)
 	cancel()
 	if err != nil {
 		return fmt.Errorf("read %s: %w", r.stream, err)
 	}
 	defer func() {
-		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeTimeout)
+		bye, cancel := context.WithTimeout(context.WithoutCancel(outer), goodbyeTimeout)
 		defer cancel()
 		_ = r.client.JS.DeleteConsumer(bye, r.stream, consumer.CachedInfo().Name) // else it goes by itself
 	}()
@@ -136,9 +155,11 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 			err = errSession
 		}
 		if err == nil {
-			err = deliver(message{
+			if cause := deliver(message{
 				seq: meta.Sequence.Stream, at: meta.Timestamp, subject: m.Subject(), header: m.Headers(), data: m.Data(),
-			})
+			}); cause != nil {
+				err = &stopError{cause}
+			}
 		}
 		if err == nil {
 			next++
@@ -164,9 +185,7 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 	}
 	select {
 	case <-ctx.Done():
-		err = ctx.Err()
-	case <-status:
-		err = errSession
+		err = context.Cause(ctx)
 	case err = <-ended:
 	}
 	consuming.Stop()
@@ -177,8 +196,8 @@ func (r *reader) session(ctx context.Context, deliver func(message) error) error
 }
 
 // check compares the position with the stream: it must lie inside.
-func (r *reader) check(ctx context.Context) error {
-	tryCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+func (r *reader) check(ctx context.Context, timeout time.Duration) error {
+	tryCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	s, err := r.client.JS.Stream(tryCtx, r.stream)
 	if err != nil {
@@ -198,7 +217,7 @@ func (r *reader) check(ctx context.Context) error {
 			return lost
 		}
 		if err := r.lost(lost); err != nil {
-			return err
+			return &stopError{err}
 		}
 		r.pos = state.FirstSeq - 1
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -230,13 +231,15 @@ func (s *session) poll(ctx context.Context, fetch func(context.Context, int64) (
 		close(waiting.ready)
 	}()
 	for {
-		timer := s.gap.timer()
-		select {
-		case <-waiting.ready:
-			return waiting.batch, s.take(ctx, waiting)
-		case <-timer.C:
+		if wait := s.gap.wait(); wait > 0 { // otherwise history comes first, even if the answer is there already
+			timer := time.NewTimer(wait)
+			select {
+			case <-waiting.ready:
+				timer.Stop()
+				return waiting.batch, s.take(ctx, waiting)
+			case <-timer.C:
+			}
 		}
-		timer.Stop()
 		missed, err := s.catchUp(ctx, waiting)
 		if err != nil {
 			return Batch{}, err
@@ -263,14 +266,12 @@ type answer struct {
 	early bool // its emergencies are in the log
 }
 
-// timer fires when history is to be read.
-func (g gap) timer() *time.Timer {
+// wait is how long until history is to be read; very long when there is no gap.
+func (g gap) wait() time.Duration {
 	if g.from == 0 {
-		stopped := time.NewTimer(time.Hour)
-		stopped.Stop()
-		return stopped
+		return math.MaxInt64
 	}
-	return time.NewTimer(time.Until(g.due))
+	return time.Until(g.due)
 }
 
 // take puts an answer into the log, with what was missed before it, and then moves the cursor.

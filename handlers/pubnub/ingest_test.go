@@ -414,15 +414,54 @@ func TestAnEmergencyDoesNotWaitForHistory(t *testing.T) {
 	polling(t, server)
 	r.stop()
 	inject(t, server, standin.Fault{Match: "history", Kind: standin.FaultStall})
-	say(t, server, alarm, json.RawMessage(numbered(1)))
 	say(t, server, room, json.RawMessage(numbered(1)))
-	ingest(t, server, c, log)
+	say(t, server, alarm, json.RawMessage(numbered(1)))
+	r = ingest(t, server, c, log)
 	logged(t, log, alarm, numbers(1, 1))
-	if n := server.FaultsServed(); n == 0 {
-		t.Log("the poll was quicker than the reading of history")
+	if server.FaultsServed() == 0 || r.stats.CatchUpFailures.Load() > 0 || len(log.on("consult.in."+room)) > 0 {
+		t.Fatal("history was not being waited for")
 	}
 	server.ClearFaults()
 	logged(t, log, room, numbers(1, 1))
+}
+
+func TestAnswersOutOfOrderAndTwiceAreSetRight(t *testing.T) {
+	server, log := start(t, standin.Config{}), newLogbook()
+	r := ingest(t, server, &cell{}, log)
+	polling(t, server)
+	inject(t, server, standin.Fault{Match: "poll", Kind: standin.FaultReorder})
+	inject(t, server, standin.Fault{Match: "poll", Kind: standin.FaultDuplicate})
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	log.mu.Lock()
+	log.gate = func(string) { once.Do(func() { close(blocked) }); <-release }
+	log.mu.Unlock()
+	say(t, server, room, json.RawMessage(numbered(1)))
+	<-blocked
+	for n := 2; n <= 40; n++ {
+		say(t, server, room, json.RawMessage(numbered(n)))
+	}
+	close(release)
+	logged(t, log, room, numbers(1, 40))
+	eventually(t, "repeats counted", func() bool { return r.stats.Repeats.Load() >= 40 })
+	if log.repeats != 0 {
+		t.Errorf("%d repeats reached the log", log.repeats)
+	}
+}
+
+// The buffer forgets by age as well: then an answer is not full, and yet not all.
+func TestWhatIsOlderThanTheBufferComesFirst(t *testing.T) {
+	server, log, c := start(t, standin.Config{BufferSize: 3}), newLogbook(), &cell{}
+	r := ingest(t, server, c, log)
+	polling(t, server)
+	for n := 1; n <= 10; n++ {
+		r.stop()
+		for i := range 5 {
+			say(t, server, room, json.RawMessage(numbered(5*n+i-4)))
+		}
+		r = ingest(t, server, c, log)
+		logged(t, log, room, numbers(1, 5*n))
+	}
 }
 
 func TestWithoutRightsItAlertsAndGoesOnTrying(t *testing.T) {

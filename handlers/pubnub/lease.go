@@ -23,7 +23,6 @@ var errLost = errors.New("another replica is polling")
 // place is what the cell holds: who polls, and how far everything is in the log.
 type place struct {
 	Owner  string `json:"owner"`         // "" when given up in good order
-	Beat   uint64 `json:"beat"`          // differs in every value ever stored by an owner
 	Cursor int64  `json:"cursor,string"` // everything up to this timetoken is in the log; 0 before the first handshake
 	Gap    int64  `json:"gap,string"`    // what came after this timetoken may be missing and has to be read from history; 0 when nothing
 }
@@ -68,7 +67,7 @@ func (l *lease) acquire(ctx context.Context) error {
 			continue
 		}
 		next := current
-		next.Owner, next.Beat = l.owner, current.Beat+1
+		next.Owner = l.owner
 		if revision, err = l.store(ctx, next, revision); err != nil {
 			continue // somebody was quicker, or the answer was lost: the next look shows
 		}
@@ -92,7 +91,6 @@ func (l *lease) update(ctx context.Context, change func(*place)) error {
 	defer l.mu.Unlock()
 	next := l.held
 	change(&next)
-	next.Beat++
 	wait := l.pace.retry()
 	for {
 		revision, err := l.store(ctx, next, l.revision)
@@ -106,11 +104,8 @@ func (l *lease) update(ctx context.Context, change func(*place)) error {
 		case err != nil:
 		case current.Owner != l.owner:
 			return errLost
-		case current.Beat == next.Beat:
-			l.held, l.revision, l.stored = next, revision, time.Now()
-			return nil
 		default:
-			l.revision = revision
+			l.revision = revision // ours, new or old: store it again
 		}
 		if err := wait.next(ctx, 0); err != nil {
 			return err
@@ -141,7 +136,7 @@ func (l *lease) release(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := l.held
-	next.Owner, next.Beat = "", next.Beat+1
+	next.Owner = ""
 	_, _ = l.store(ctx, next, l.revision)
 }
 
