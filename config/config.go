@@ -386,12 +386,13 @@ func (c *Config) Rules() *states.Rules {
 		},
 		Directory: states.Directory{Staff: maps.Clone(c.Directory.Staff)},
 		Paging: states.Paging{
-			OnCall:        onCall,
-			Ask:           c.Escalation.Source.URL != "",
-			Failsafe:      slices.Clone(c.Escalation.Failsafe),
-			Transports:    slices.Clone(c.Escalation.Transports),
-			RePage:        maps.Clone(c.Escalation.RePage),
-			FailsafeAfter: c.Escalation.FailsafeAfter,
+			OnCall:            onCall,
+			Ask:               c.Escalation.Source.URL != "",
+			Failsafe:          slices.Clone(c.Escalation.Failsafe),
+			Transports:        slices.Clone(c.Escalation.Transports),
+			RePage:            maps.Clone(c.Escalation.RePage),
+			FailsafeAfter:     c.Escalation.FailsafeAfter,
+			DefaultDepartment: c.Escalation.DefaultDepartment,
 		},
 	}
 }

@@ -19,6 +19,7 @@ const (
 	queueLength   = 256             // entries read ahead per partition
 	cacheLength   = 2048            // records a partition remembers between decisions
 	advanceEvery  = 2 * time.Second // how often an idle partition moves its position on, and notices a store that lost writes
+	finishWithin  = 2 * time.Second // for the entry in hand, once the partition is asked to stop
 	backlogPause  = 20 * time.Millisecond
 	conflictLimit = 16
 )
@@ -117,9 +118,16 @@ func (p *partition) decideLoop() {
 	defer close(p.stopped)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() {
+	go func() { // what is in hand may finish, unless the store keeps silent
 		select {
 		case <-p.quit:
+		case <-ctx.Done():
+			return
+		}
+		grace := time.NewTimer(finishWithin)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -132,9 +140,7 @@ func (p *partition) decideLoop() {
 			return
 		case e := <-p.in:
 			if err := p.decide(ctx, e); err != nil {
-				if ctx.Err() == nil {
-					p.abandon(err.Error())
-				}
+				p.abandon(err.Error())
 				return
 			}
 		case <-tick.C:
@@ -223,6 +229,11 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 	outbox, err := p.lane.engine.Codec.Encode(p.rules, ev, &decision)
 	if err != nil {
 		return p.deadLetter(e, "UNENCODABLE", err.Error()), nil
+	}
+	for sink := range outbox {
+		if p.relays[sink] == nil { // not configured: nobody would ever take it out
+			delete(outbox, sink)
+		}
 	}
 	c = &states.Commit{Seq: e.Seq, Event: ev.ID, Decision: &decision, Fired: ev.Timer, Outbox: outbox}
 	if decision.Expire {

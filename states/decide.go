@@ -1,6 +1,7 @@
 package states
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -68,13 +69,14 @@ func (k Kind) record() RecordKind {
 // decideDesk answers what was said about no known visit or escalation. It is refused, and the desk's chain says so; only an
 // emergency that names its department goes through all the same.
 func (x *draft) decideDesk(about RecordKind) {
+	department := cmp.Or(x.ev.Department, x.rules.Paging.DefaultDepartment)
 	switch {
 	case x.ev.Kind == TimerFired:
 		x.stale()
 	case about == KindEscalation:
 		x.refuse(UnknownEscalation, "there is no such escalation; raise one with "+string(EmergencyEscalation))
-	case x.ev.Kind == EmergencyRequested && x.ev.Department != "":
-		x.raise(x.ev.Department)
+	case x.ev.Kind == EmergencyRequested && department != "":
+		x.raise(department)
 		x.accept(AuditEmergencyAsked, AuditCritical)
 	default:
 		x.refuse(UnknownVisit, "there is no such visit; book it or check the patient in first")

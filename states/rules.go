@@ -43,6 +43,8 @@ type Paging struct {
 	Transports    []string                   `json:"transports"`    // gateways under consult.out.page.{transport}.{user}
 	RePage        map[Severity]time.Duration `json:"rePage"`        // until an unanswered page is repeated
 	FailsafeAfter int                        `json:"failsafeAfter"` // rounds without an answer before the failsafe is paged as well
+	// DefaultDepartment is paged for an emergency inside no known visit.
+	DefaultDepartment string `json:"defaultDepartment,omitempty"`
 }
 
 // DefaultRules are the durations that hold where a clinic says nothing else. They name no people: an organisation, its

@@ -149,8 +149,12 @@ func (l *load) add(n int) *visit {
 // say publishes event i of a visit and returns without waiting for the log.
 func (l *load) say(v *visit, i int) error {
 	v.sent[i] = time.Now()
-	_, err := l.js.PublishMsgAsync(v.message(l.prefix, i))
-	return err
+	for {
+		_, err := l.js.PublishMsgAsync(v.message(l.prefix, i))
+		if !errors.Is(err, jetstream.ErrTooManyStalledMsgs) {
+			return err
+		}
+	}
 }
 
 func (v *visit) await(ctx context.Context) error {

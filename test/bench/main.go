@@ -23,6 +23,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "closed,open,paced,live,emergency", "measurements to make")
 	flag.IntVar(&o.rounds, "rounds", 3, "times the closed and open measurements are made, alternating; medians are printed")
 	flag.IntVar(&o.live, "live", 100_000, "largest number of live visits in the live measurement")
+	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of consultd over the open measurement")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -34,7 +35,7 @@ func main() {
 
 type options struct {
 	visits, window, rounds, live int
-	only                         string
+	only, profile                string
 }
 
 func (o options) wants(name string) bool {

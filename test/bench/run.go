@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -92,6 +93,25 @@ func (b *bench) mallocs() float64 {
 	return 0
 }
 
+// profile writes ten seconds of consultd's CPU profile to a file.
+func (b *bench) profile(file string) {
+	resp, err := http.Get(b.ops + "/debug/pprof/profile?seconds=10") //nolint:noctx // our own child
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: profile:", err)
+		return
+	}
+	defer func() { _ = resp.Body.Close() }()
+	f, err := os.Create(file)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: profile:", err)
+		return
+	}
+	_, err = io.Copy(f, resp.Body)
+	if err := errors.Join(err, f.Close()); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: profile:", err)
+	}
+}
+
 func run(ctx context.Context, o options) error {
 	ours, err := start(ctx, "consultd")
 	if err != nil {
@@ -143,6 +163,9 @@ func compare(ours, bare *bench, o options, name, title string, how func(*load) f
 	rounds := o.rounds
 	if name == "paced" {
 		o.visits, rounds = min(o.visits, 1000), 1
+	}
+	if name == "open" && o.profile != "" {
+		go ours.profile(o.profile)
 	}
 	for range rounds {
 		ra, err := ours.measure(o, how(ours.load))
