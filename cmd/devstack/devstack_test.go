@@ -167,6 +167,9 @@ func (s *stack) interrupt() {
 	case <-time.After(10 * time.Second):
 		s.t.Fatal("still running 10 s after Ctrl-C")
 	}
+	if _, after, _ := strings.Cut(s.out.String(), "Stopping."); strings.Contains(after, "error") || strings.Contains(after, "warning") {
+		s.t.Errorf("complaints while stopping: %s", after)
+	}
 	s.nothingLeft()
 }
 
@@ -292,7 +295,7 @@ var visitLine = regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d  apt-0\d{3}    dr-[a-z]+
 // paged and answered.
 func TestClinic(t *testing.T) {
 	t.Parallel()
-	s := start(t, nil)
+	s := start(t, nil, "--pace=4")
 	if status, body := get(t, s.ready.Ops+"/readyz"); status != http.StatusOK {
 		t.Errorf("readyz: %d %s", status, body)
 	}
@@ -327,7 +330,7 @@ func TestClinic(t *testing.T) {
 // TestWithoutRedisServer runs where no redis-server is installed.
 func TestWithoutRedisServer(t *testing.T) {
 	t.Parallel()
-	s := start(t, []string{"PATH=" + t.TempDir()})
+	s := start(t, []string{"PATH=" + t.TempDir()}, "--pace=4")
 	if !strings.Contains(s.out.String(), "in memory: no redis-server") {
 		t.Error("it does not say which Redis it is")
 	}
@@ -367,8 +370,13 @@ func TestDataIsKept(t *testing.T) {
 	keys := keysOf(t, dir)
 
 	second := launch(t, nil, "--data", dir, "--sim=off")
-	if err := <-second.ended; err == nil || !strings.Contains(second.out.String(), "another devstack") {
-		t.Errorf("a second devstack on the same data: %v\n%s", err, second.out)
+	select {
+	case err := <-second.ended:
+		if err == nil || !strings.Contains(second.out.String(), "another devstack") {
+			t.Errorf("a second devstack on the same data: %v\n%s", err, second.out)
+		}
+	case <-time.After(patience):
+		t.Error("a second devstack runs on the same data")
 	}
 	first.interrupt()
 

@@ -43,6 +43,9 @@ they listen, and then what consultd says about every visit. Ctrl-C stops all of 
 			if o.sim && !o.daemon && !cmd.Flags().Changed("sim") {
 				o.sim = false // without a daemon of its own nothing would answer the patients
 			}
+			if o.pace < 0.1 || o.pace > 100 {
+				return errors.New("--pace: use 0.1 to 100")
+			}
 			err := run(cmd.Context(), o, newScreen(os.Stdout), exit)
 			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
 				return nil
@@ -61,6 +64,7 @@ they listen, and then what consultd says about every visit. Ctrl-C stops all of 
 	f.StringVar(&o.config, "config", "", "a consultd configuration `file` that is merged over devstack's own")
 	f.StringVar(&o.readyFile, "ready-file", "", "a `file` to write, as JSON, when everything is up; removed at exit")
 	f.Uint64Var(&o.seed, "seed", 3, "`number` that the simulated clinic's behaviour is derived from")
+	f.Float64Var(&o.pace, "pace", 1, "how many times `faster` than usual the simulated clinic is, 0.1 to 100")
 	return c
 }
 

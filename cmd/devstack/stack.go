@@ -23,6 +23,7 @@ type options struct {
 	config                                   string
 	readyFile                                string
 	seed                                     uint64
+	pace                                     float64
 }
 
 const (
@@ -278,7 +279,7 @@ func (s *stack) startClinic(ctx context.Context) error {
 	c, err := clinic.Start(ctx, clinic.Options{
 		NATS: s.ready.NATS, Origin: at.Host,
 		PublishKey: s.ready.PublishKey, SubscribeKey: s.ready.SubscribeKey, CipherKey: s.ready.CipherKey,
-		Seed: s.seed, Run: s.data.run,
+		Seed: s.seed, Pace: s.pace, Run: s.data.run,
 		Complain: func(what string) { s.screen.at(time.Now(), yellow, "clinic: %s", what) },
 	})
 	if err != nil {

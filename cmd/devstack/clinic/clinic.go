@@ -25,6 +25,7 @@ type Options struct {
 	PublishKey, SubscribeKey string
 	CipherKey                string
 	Seed                     uint64       // the same seed makes the same plans; how long consultd takes is not planned
+	Pace                     float64      // how many times faster than usual everybody is; 1 is usual
 	Run                      int          // from 1; runs on the same data need different numbers
 	Complain                 func(string) // told in one line what does not work
 }
@@ -111,7 +112,7 @@ func (c *Clinic) connect(ctx context.Context) error {
 func (c *Clinic) Run(ctx context.Context) {
 	defer c.work.Wait()
 	for number := 1; ; number++ {
-		plan := newPlan(c.o.Seed, number)
+		plan := c.plan(number)
 		var patient *person
 		select {
 		case patient = <-c.patients:
@@ -194,14 +195,19 @@ func (d delay) wait(ctx context.Context) bool {
 	}
 }
 
-// plan is one visit's share of chance.
+// plan is one visit's or one page's share of chance.
 type plan struct {
 	rng  *rand.Rand
+	pace float64
 	kind kind
 }
 
+func (c *Clinic) chance(number uint64) plan {
+	return plan{rng: rand.New(rand.NewPCG(c.o.Seed, number)), pace: c.o.Pace} //nolint:gosec // reproducible, not secret
+}
+
 func (p plan) between(least, most time.Duration) delay {
-	return delay(least + time.Duration(p.rng.Int64N(int64(most-least))))
+	return delay(float64(least+time.Duration(p.rng.Int64N(int64(most-least)))) / p.pace)
 }
 
 func (p plan) chance(percent int) bool { return p.rng.IntN(100) < percent }

@@ -2,8 +2,8 @@ package clinic
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
-	"math/rand/v2"
 	"time"
 
 	"consultd/handlers"
@@ -19,8 +19,8 @@ func (c *Clinic) onCallHears(p *person, n notice) {
 		return
 	}
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(p.id + n.Escalation))                                     // never fails
-	chance := plan{rng: rand.New(rand.NewPCG(c.o.Seed+uint64(n.Round), h.Sum64()))} //nolint:gosec // not secret; a small count
+	_, _ = fmt.Fprint(h, p.id, n.Escalation, n.Round) // never fails
+	chance := c.chance(h.Sum64())
 	if n.Round <= 1 && chance.chance(35) {
 		return
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"consultd/handlers"
@@ -34,8 +33,8 @@ var kinds = [...]struct {
 // firstEmergency is early enough for somebody who watches for the first time, and late enough to have seen how it usually goes.
 const firstEmergency = 4
 
-func newPlan(seed uint64, number int) plan {
-	p := plan{rng: rand.New(rand.NewPCG(seed, uint64(number)))} //nolint:gosec // reproducible, not secret
+func (c *Clinic) plan(number int) plan {
+	p := c.chance(uint64(number)) //nolint:gosec // from 1
 	if number == firstEmergency {
 		p.kind = emergency
 		return p
