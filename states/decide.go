@@ -221,7 +221,7 @@ func (x *draft) audit(e AuditEntry) {
 	e.Timestamp = x.ev.At
 	e.Organization = x.rules.Organization
 	e.Actor = x.ev.Actor
-	e.Resource = AuditResource{Type: string(rec.ID.Kind), ID: rec.ID.ID, Channel: x.ev.Channel}
+	e.Resource = AuditResource{Type: string(rec.ID.Kind), ID: rec.ID.plain(), Channel: x.ev.Channel}
 	if len(x.d.Audit) > 0 {
 		e.Chain = x.d.Audit[0].Chain
 	} else {

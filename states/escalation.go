@@ -15,6 +15,10 @@ func (x *draft) decideEscalation(before *Escalation) error {
 			return fmt.Errorf("decide %s: escalation %s is stored in the unknown state %q", x.ev.Kind, x.d.Record.ID.ID, old.State)
 		}
 	}
+	if old.State.Final() && x.ev.Kind == EmergencyEscalation {
+		// An emergency after the end of another is never taken for a repeat of it, whatever id its sender gave it.
+		before, old = nil, Escalation{Timers: old.Timers}
+	}
 	x.d.From, x.d.To = old.State, old.State
 	event := x.event()
 	if x.ev.Kind == TimerFired {
@@ -138,7 +142,7 @@ func (s State) ofEscalation() bool {
 // open fills a new escalation from the event that raises it.
 func (x *draft) open(e *Escalation) {
 	ev := x.ev
-	e.ID = x.d.Record.ID.ID
+	e.ID = x.d.Record.ID.plain()
 	e.Department = ev.Department
 	e.Consultation = ev.Consultation
 	e.Appointment = ev.Appointment

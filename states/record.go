@@ -1,6 +1,9 @@
 package states
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // RecordKind says what a record is about.
 type RecordKind string
@@ -17,6 +20,20 @@ const (
 type RecordID struct {
 	Kind RecordKind
 	ID   string
+}
+
+// EscalationRecord names the record of an escalation. The id is the sender's own choice, so it means something only within
+// its department: the same id in another department is another emergency.
+func EscalationRecord(department, id string) RecordID {
+	return RecordID{Kind: KindEscalation, ID: department + "." + id}
+}
+
+// plain is the id as the outside world knows it.
+func (r RecordID) plain() string {
+	if _, id, scoped := strings.Cut(r.ID, "."); scoped && r.Kind == KindEscalation {
+		return id
+	}
+	return r.ID
 }
 
 // String is kind:id, as used in keys and audit chains.
