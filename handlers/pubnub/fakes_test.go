@@ -193,7 +193,7 @@ func quick() pubnub.Pace {
 	return pubnub.Pace{
 		Beat: 30 * time.Millisecond, Takeover: 250 * time.Millisecond, Operation: 2 * time.Second,
 		RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond, Denied: 10 * time.Millisecond,
-		Grace: 100 * time.Millisecond, Settle: 50 * time.Millisecond, Again: 50 * time.Millisecond,
+		Grace: 20 * time.Second, Patience: 20 * time.Second, Settle: 50 * time.Millisecond, Again: 50 * time.Millisecond,
 	}
 }
 

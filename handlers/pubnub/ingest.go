@@ -44,6 +44,9 @@ const (
 	urgentAttempts = 5
 )
 
+// youth is how long an SDK client takes to start at most.
+const youth = 100 * time.Millisecond
+
 // actionEmergency is the message that raises an emergency inside a consultation.
 const actionEmergency = "EMERGENCY_REQUESTED"
 
@@ -145,15 +148,17 @@ func (in *Ingest) own(ctx context.Context, l *lease) {
 }
 
 // session runs one SDK client, until ctx ends or the client stops asking.
-func (in *Ingest) session(ctx context.Context, cancel context.CancelCauseFunc, l *lease) {
-	s := &session{Ingest: in, lease: l, cancel: cancel, history: history{in.opts.Account, in.network}}
+func (in *Ingest) session(ctx context.Context, lost context.CancelCauseFunc, l *lease) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &session{Ingest: in, lease: l, lost: lost, history: history{in.opts.Account, in.network}}
 	at := l.place()
 	if s.gap.from = at.Gap; s.gap.from == 0 {
 		s.gap.from = at.Cursor // whatever happened while nobody polled
 	}
 	s.gap.due = time.Now()
-	t := &transport{ctx: ctx, account: in.opts.Account, network: in.network, receiver: s, pace: in.opts.Pace, stats: in.opts.Stats,
-		alert: in.opts.Alert, started: time.Now()}
+	t := &transport{ctx: ctx, over: make(chan struct{}), account: in.opts.Account, network: in.network, receiver: s, pace: in.opts.Pace,
+		stats: in.opts.Stats, alert: in.opts.Alert, started: time.Now()}
 
 	var client *sdk.PubNub
 	guard(func() {
@@ -162,17 +167,20 @@ func (in *Ingest) session(ctx context.Context, cancel context.CancelCauseFunc, l
 		// One call, and never another: several make several loops.
 		client.Subscribe().Channels(append([]string{ControlChannel}, in.opts.Channels...)).ChannelGroups(in.opts.Groups).Timetoken(at.Cursor).Execute()
 	})
-	for ctx.Err() == nil {
-		if sleep(ctx, min(in.opts.Pace.Idle/4, time.Second)) == nil && t.idle() > in.opts.Pace.Idle {
+	for sleep(ctx, min(in.opts.Pace.Idle/4, time.Second)) == nil {
+		if t.idle() > in.opts.Pace.Idle {
 			in.opts.Stats.Rebuilds.Add(1)
 			in.opts.Log.Error().Msg("pubnub client has stopped asking; replacing it")
 			break
 		}
 	}
-	guard(client.UnsubscribeAll) // ends the request being waited for
-	s.mu.Lock()                  // so whatever it brought is dealt with
-	s.closed = true
-	s.mu.Unlock()
+	cancel()    // ends the request being waited for
+	s.mu.Lock() // whatever that brought is dealt with, and nothing else is begun
+	defer s.mu.Unlock()
+	// The SDK is not to be stopped while it is still starting: it would do both at the same time.
+	_ = sleep(context.WithoutCancel(ctx), youth-time.Since(t.started))
+	guard(client.UnsubscribeAll)
+	close(t.over)
 	guard(client.Destroy)
 }
 
@@ -188,16 +196,13 @@ type gap struct {
 type session struct {
 	*Ingest
 	lease   *lease
-	cancel  context.CancelCauseFunc
+	lost    context.CancelCauseFunc // ends everything that the lease allows
 	history history
 
-	mu     sync.Mutex // held while a poll is under way: never two
-	closed bool
-	gap    gap
-	hasty  *waits // while answers come without messages and too soon
+	mu    sync.Mutex // held while a poll is under way: never two
+	gap   gap
+	hasty *waits // while answers come without messages and too soon
 }
-
-var errClosed = errors.New("pubnub session is over")
 
 // began stores the first cursor there ever is. A later handshake says only where "now" is, which is no reason to skip what
 // was said before.
@@ -217,8 +222,8 @@ func (s *session) began(ctx context.Context, now int64) error {
 func (s *session) poll(ctx context.Context, fetch func(context.Context, int64) (Batch, error)) (Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return Batch{}, errClosed
+	if ctx.Err() != nil {
+		return Batch{}, ctx.Err()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	waiting := &answer{ready: make(chan struct{})}
@@ -429,7 +434,7 @@ func (s *session) caughtUp(ctx context.Context, cursor int64) error {
 func (s *session) store(ctx context.Context, change func(*place)) error {
 	err := s.lease.update(ctx, change)
 	if errors.Is(err, errLost) {
-		s.cancel(errLost)
+		s.lost(errLost)
 	}
 	return err
 }

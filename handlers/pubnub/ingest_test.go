@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"consultd/handlers/pubnub"
 	"consultd/states"
@@ -416,7 +417,7 @@ func TestAnEmergencyDoesNotWaitForHistory(t *testing.T) {
 	inject(t, server, standin.Fault{Match: "history", Kind: standin.FaultStall})
 	say(t, server, room, json.RawMessage(numbered(1)))
 	say(t, server, alarm, json.RawMessage(numbered(1)))
-	r = ingest(t, server, c, log)
+	r = ingest(t, server, c, log, func(o *pubnub.IngestOptions) { o.Pace.Grace = 50 * time.Millisecond })
 	logged(t, log, alarm, numbers(1, 1))
 	if server.FaultsServed() == 0 || r.stats.CatchUpFailures.Load() > 0 || len(log.on("consult.in."+room)) > 0 {
 		t.Fatal("history was not being waited for")
@@ -528,4 +529,21 @@ func TestClientsAreCleanedUp(t *testing.T) {
 	}
 	// The SDK keeps one goroutine per client, which nothing can end: the reader of its job queue.
 	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine()-before <= lives+5 })
+}
+
+func TestReplacingTheClientLosesNothing(t *testing.T) {
+	server, log := start(t, standin.Config{}), newLogbook()
+	// So impatient that it takes the moment between two requests for the end of the SDK's loop.
+	r := ingest(t, server, &cell{}, log, func(o *pubnub.IngestOptions) { o.Pace.Idle = time.Nanosecond })
+	polling(t, server)
+	n := 0
+	eventually(t, "clients replaced", func() bool {
+		n++
+		say(t, server, room, json.RawMessage(numbered(n)))
+		return r.stats.Rebuilds.Load() >= 3
+	})
+	logged(t, log, room, numbers(1, n))
+	if r.stats.Takeovers.Load() != 1 {
+		t.Error("the lease was lost")
+	}
 }

@@ -63,6 +63,7 @@ type receiver interface {
 // longer be, it is not answered at all.
 type transport struct {
 	ctx      context.Context // ends when this replica may no longer poll
+	over     chan struct{}   // closed when the SDK client has been told to stop
 	account  Account
 	network  http.RoundTripper
 	receiver receiver
@@ -100,9 +101,10 @@ func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
 
 	batch, err := t.serve(ctx, path, parseParams(request.URL.RawQuery))
 	if err != nil {
-		// An error would make the SDK guess, by words in its text, what to do. It gets one only when it has given up itself.
-		<-request.Context().Done()
-		return nil, request.Context().Err()
+		// An error would make the SDK guess, by words in its text and in the URL, what to do. It gets one only when it has
+		// nothing left to do. (Its first request has a context that never ends.)
+		<-t.over
+		return nil, context.Canceled
 	}
 	return answerTo(request, batch), nil
 }
