@@ -171,7 +171,7 @@ func pageOf(e *states.Effect) string {
 	if e.Escalation == nil || e.Type != states.NoticeEscalation || e.Escalation.Answered() {
 		return ""
 	}
-	return e.Escalation.ID
+	return states.EscalationRecord(e.Escalation.Department, e.Escalation.ID).ID
 }
 
 func severity(e *states.Effect) states.Severity {

@@ -253,7 +253,7 @@ func (p *partition) resolve(ctx context.Context, ev states.Event) (states.Record
 	case p.id.Lane == states.LaneEmergency:
 		id.ID = ev.Department
 		if ev.Escalation != "" {
-			id = states.RecordID{Kind: states.KindEscalation, ID: ev.Escalation}
+			id = states.EscalationRecord(ev.Department, ev.Escalation)
 		}
 	case ev.Appointment != "":
 		id = states.RecordID{Kind: states.KindVisit, ID: ev.Appointment}

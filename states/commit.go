@@ -36,7 +36,8 @@ type Message struct {
 	ID      string `json:"i"` // deterministic: Nats-Msg-Id, and the message's own id
 	Channel string `json:"c"` // PubNub channel name; the NATS subject follows from it
 	Payload []byte `json:"p"`
-	// Escalation is the id of an escalation's record, set on pages: whoever sends one first looks whether that escalation has been answered meanwhile.
+	// Escalation is the id of an escalation's record, set on pages: whoever sends one first looks whether that escalation has
+	// been answered meanwhile.
 	Escalation string `json:"e,omitempty"`
 }
 

@@ -90,6 +90,6 @@ func BenchmarkDecide(b *testing.B) {
 	play("patient joins", after((*story).connecting), states.Event{Kind: states.PatientJoined, Actor: asPatient, Provider: provider, Patient: patient})
 	play("refusal", after((*story).completed), states.Event{Kind: states.PatientJoined, Actor: asPatient, Provider: provider, Patient: patient})
 	play("stale timer", after((*story).waiting), states.Event{Kind: states.TimerFired, Timer: states.TimerID{Kind: states.TimerNoShow, Record: visit.ID, Generation: 1}})
-	play("page two people", states.Record{ID: states.RecordID{Kind: states.KindEscalation, ID: escalation}},
+	play("page two people", states.Record{ID: states.EscalationRecord(department, escalation)},
 		states.Event{Kind: states.EmergencyEscalation, Actor: asNurse, Department: department})
 }

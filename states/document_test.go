@@ -321,9 +321,13 @@ func escalationCases() []situation {
 	say := func(label string, who states.Actor, kind states.Kind, more ...func(*states.Event)) situation {
 		return situation{label: label, who: who, kind: kind, more: more}
 	}
+	ask := func(s *story) { s.rules.Paging.Ask = true }
 	return []situation{
 		{label: "EMERGENCY_ESCALATION, ask", who: asNurse, kind: states.EmergencyEscalation,
-			in: map[states.State]func(*story){states.StateNone: func(s *story) { s.rules.Paging.Ask = true }}},
+			in: map[states.State]func(*story){states.StateNone: ask, states.EscalationClosed: func(s *story) {
+				usual(s, states.Escalations(), states.EscalationClosed)
+				ask(s)
+			}}},
 		say("EMERGENCY_ESCALATION, list", asNurse, states.EmergencyEscalation),
 		say("ON_CALL_ANSWERED", asSystem, states.OnCallAnswered, onCall("dr-x")),
 		say("EMERGENCY_ACCEPTED", asChief, states.EmergencyAccepted),

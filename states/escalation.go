@@ -15,7 +15,7 @@ func (x *draft) decideEscalation(before *Escalation) error {
 			return fmt.Errorf("decide %s: escalation %s is stored in the unknown state %q", x.ev.Kind, x.d.Record.ID.ID, old.State)
 		}
 	}
-	if old.State.Final() && x.ev.Kind == EmergencyEscalation {
+	if old.State.Final() && x.ev.Kind == EmergencyEscalation && x.ev.Department != "" {
 		// An emergency after the end of another is never taken for a repeat of it, whatever id its sender gave it.
 		before, old = nil, Escalation{Timers: old.Timers}
 	}

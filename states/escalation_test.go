@@ -82,6 +82,36 @@ func TestRaisingTwice(t *testing.T) {
 	raised(t).does(asPatient, states.EmergencyEscalation).refused(states.AlreadyRaised)
 }
 
+// A client that counts its emergencies from one again must not be told that its emergency is over already.
+func TestAnEmergencyUnderTheIDOfAClosedOne(t *testing.T) {
+	s := raised(t).does(asFirst, states.EmergencyRejected).does(asSecond, states.EmergencyAccepted).does(asSecond, states.EmergencyResolved)
+	version, chain := s.record.Version, s.record.Chain.Seq
+	s.wait(time.Hour).does(asNurse, states.EmergencyEscalation, severity(states.SeverityUrgent)).gives(`
+		none -> waiting
+		emergency cardiology EMERGENCY_PAGED critical [round:1 users:2]
+		notify dr-a EMERGENCY_ESCALATION critical [round:1]
+		page dr-a EMERGENCY_ESCALATION by sms critical [round:1]
+		notify dr-b EMERGENCY_ESCALATION critical [round:1]
+		page dr-b EMERGENCY_ESCALATION by sms critical [round:1]
+		arm re-page #2 in 3m0s
+		audit EMERGENCY_ESCALATION_TRIGGERED EMERGENCY_ESCALATION critical`)
+	if e := s.record.Escalation; e.ID != escalation || e.AcceptedBy != "" || len(e.Rejected) > 0 || !e.ClosedAt.IsZero() || !e.TriggeredAt.Equal(s.now) {
+		t.Fatalf("the new emergency inherits from the old one: %+v", e)
+	}
+	if s.record.Version != version+1 || s.record.Chain.Seq <= chain {
+		t.Fatal("the record begins anew, and its audit chain with it")
+	}
+	s.does(asSystem, states.TimerFired, timer(s.record.ID, states.TimerRePage, 1)).refused(states.StaleTimer)
+}
+
+func TestAnEmergencyAfterTheEndOfAnotherIsANewOne(t *testing.T) {
+	s := raised(t).does(asBackend, states.EmergencyResolved).does(asPatient, states.EmergencyEscalation)
+	e := s.record.Escalation
+	if s.last.Refusal != nil || s.last.From != states.StateNone || e.State != states.EscalationWaiting || e.Round != 1 || e.AcceptedBy != "" {
+		t.Fatalf("the same id again: %s, %+v", summary(s.last, s.now), e)
+	}
+}
+
 func TestAnybodyMayRaiseAnEmergency(t *testing.T) {
 	for _, who := range []states.Actor{asPatient, asProvider, asNurse, asBackend, asStranger, {ID: "x", Role: "no-such-role"}} {
 		s := anEscalation(t).does(who, states.EmergencyEscalation, claiming("somebody-else"), func(ev *states.Event) { ev.Said = ev.At.Add(-time.Hour * 24) })

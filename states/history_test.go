@@ -120,7 +120,7 @@ func (c *clinic) aboutVisit() states.Event {
 func (c *clinic) aboutEscalation() states.Event {
 	id := rapid.SampledFrom([]string{"esc-1", "esc-2"}).Draw(c.t, "escalation")
 	state := states.StateNone
-	if e := c.records[states.RecordID{Kind: states.KindEscalation, ID: id}].Escalation; e != nil {
+	if e := c.records[states.EscalationRecord(department, id)].Escalation; e != nil {
 		state = e.State
 	}
 	kind := c.kind(states.Escalations(), state, escalationKinds)
@@ -231,7 +231,7 @@ func (c *clinic) play(ev states.Event) {
 	case ev.Kind == states.TimerFired:
 		id = ev.Timer.Record
 	case slices.Contains(escalationKinds, ev.Kind):
-		id = states.RecordID{Kind: states.KindEscalation, ID: ev.Escalation}
+		id = states.EscalationRecord(department, ev.Escalation)
 	}
 	record, ok := c.records[id]
 	if !ok {
@@ -277,8 +277,8 @@ func (c *clinic) checkMove(before states.Record, ev states.Event, d states.Decis
 	}
 	if before.Visit != nil {
 		from = before.Visit.State
-	} else if before.Escalation != nil {
-		from = before.Escalation.State
+	} else if e := before.Escalation; e != nil && !(e.State.Final() && ev.Kind == states.EmergencyEscalation && d.Refusal == nil) {
+		from = e.State // after the end of one emergency begins another
 	}
 	if d.Record.Visit != nil {
 		to = d.Record.Visit.State

@@ -16,7 +16,8 @@ const (
 	KindDesk       RecordKind = "desk"
 )
 
-// RecordID names one record: a visit by its appointment, an escalation by its own id, a desk by provider or department.
+// RecordID names one record: a visit by its appointment, an escalation as EscalationRecord says, a desk by provider or
+// department.
 type RecordID struct {
 	Kind RecordKind
 	ID   string

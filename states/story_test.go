@@ -62,7 +62,7 @@ func aVisit(t *testing.T) *story {
 // anEscalation begins a story about an escalation, at noon.
 func anEscalation(t *testing.T) *story {
 	s := aVisit(t)
-	s.record.ID = states.RecordID{Kind: states.KindEscalation, ID: escalation}
+	s.record.ID = states.EscalationRecord(department, escalation)
 	return s
 }
 

@@ -224,9 +224,9 @@ func Escalations() Table {
 		States: []State{EscalationTriggered, EscalationWaiting, EscalationAccepted, EscalationAttended, EscalationClosed},
 		Rows: []Row{
 			{On: EmergencyEscalation, When: GuardAsk, From: []State{StateNone}, To: EscalationTriggered, By: everybody(),
-				Reason: "The emergency is on record; the on-call source is asked whom to page."},
+				Reason: "The emergency is on record; the on-call source is asked whom to page. A closed escalation of the same id counts as none."},
 			{On: EmergencyEscalation, When: GuardList, From: []State{StateNone}, To: EscalationWaiting, By: everybody(),
-				Reason: "The people on the list are paged at once, or the failsafe when the list is empty."},
+				Reason: "The people on the list are paged at once, or the failsafe when the list is empty. A closed escalation of the same id counts as none."},
 			{On: OnCallAnswered, From: []State{EscalationTriggered}, To: EscalationWaiting, By: system,
 				Reason: "The people on call are paged, or the failsafe when there is nobody."},
 			{On: OnCallAnswered, From: []State{EscalationWaiting}, To: Stay, By: system,

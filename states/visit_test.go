@@ -701,7 +701,7 @@ func TestABrokenProgramIsAnError(t *testing.T) {
 	visit := states.Record{ID: states.RecordID{Kind: states.KindVisit, ID: appointment}}
 	damaged := visit
 	damaged.Visit = &states.Visit{State: "limbo"}
-	shut := states.Record{ID: states.RecordID{Kind: states.KindEscalation, ID: escalation}, Escalation: &states.Escalation{State: "limbo"}}
+	shut := states.Record{ID: states.EscalationRecord(department, escalation), Escalation: &states.Escalation{State: "limbo"}}
 	for name, c := range map[string]struct {
 		rules  *states.Rules
 		record states.Record

@@ -13,7 +13,7 @@
 -- ARGV[6] version that the record must have, '' when no record changes
 -- ARGV[7] event id, exactly 16 characters without a comma
 -- ARGV[8] sealed record of the next version
--- ARGV[9] milliseconds to keep the record from now on, '0' to leave its expiry alone
+-- ARGV[9] milliseconds to keep the record from now on, '0' to keep it for good
 -- ARGV[10..] changes, four values each: verb, index of its key, member, value
 --   arm (timer, due in ms), disarm (timer), place (appointment, score), leave (appointment), load (provider, delta),
 --   pair (field, appointment), unpair (field, appointment that it must hold, '' for any), say (log position, sealed messages)
@@ -89,6 +89,8 @@ if outcome == 'committed' then
     redis.call('HSET', record, 'v', string.format('%.0f', tonumber(expected) + 1), 'r', sealed, 'd', event)
     if keep ~= '0' then
       redis.call('PEXPIRE', record, keep)
+    elseif expected ~= '0' then
+      redis.call('PERSIST', record) -- what was final may live again
     end
   end
 end
