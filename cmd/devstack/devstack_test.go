@@ -258,7 +258,9 @@ func TestServersOnly(t *testing.T) {
 	if _, err := js.AccountInfo(t.Context()); err != nil {
 		t.Errorf("jetstream: %v", err)
 	}
-	s.ping()
+	if group, err := syscall.Getpgid(s.redisChild()); err != nil || group == s.cmd.Process.Pid {
+		t.Errorf("Redis is in devstack's process group, so that Ctrl-C ends it before consultd has finished: %v", err)
+	}
 	if _, status, err := s.app("somebody").Time().Execute(); err != nil {
 		t.Errorf("pubnub: %d %v", status.StatusCode, err)
 	}
@@ -316,8 +318,8 @@ func TestClinic(t *testing.T) {
 		t.Error("no aligned line about a visit")
 	}
 	for line := range strings.Lines(text) {
-		if strings.Contains(line, "\x1b") || strings.Contains(line, "clinic: ") || strings.Contains(line, "refused") ||
-			strings.Contains(line, "error") || strings.Contains(line, "warning") {
+		// Warnings are allowed: on a busy machine something may be late.
+		if strings.Contains(line, "\x1b") || strings.Contains(line, "clinic: ") || strings.Contains(line, "refused") || strings.Contains(line, "  error") {
 			t.Errorf("line: %q", line)
 		}
 		if n := len([]rune(line)); n > 110 && strings.Contains(line, "  apt-") {
@@ -398,6 +400,9 @@ func TestDataIsKept(t *testing.T) {
 	defer client.Close() //nolint:errcheck // a test's client
 	if keys, err := client.Keys(t.Context(), "*a1*").Result(); err != nil || len(keys) == 0 {
 		t.Errorf("the visit in Redis after a restart: %v %v", keys, err)
+	}
+	if files, err := filepath.Glob(filepath.Join(dir, "redis", "appendonlydir", "*.aof")); err != nil || len(files) == 0 {
+		t.Errorf("Redis keeps nothing: %v", err)
 	}
 	third.interrupt()
 	if _, err := os.Stat(filepath.Join(dir, "consultd.yaml")); err != nil {
@@ -540,20 +545,26 @@ func TestSecondInterruptLeavesAtOnce(t *testing.T) {
 // pause stops the Redis child, so that consultd cannot give back what it owns.
 func pause(t *testing.T, s *stack) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	if err := syscall.Kill(s.redisChild(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// redisChild is the process id of Redis.
+func (s *stack) redisChild() int {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	client := redis.NewClient(&redis.Options{Addr: s.ready.Redis})
 	defer client.Close() //nolint:errcheck // a test's client
 	info, err := client.Info(ctx, "server").Result()
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	var pid int
 	_, after, _ := strings.Cut(info, "process_id:")
 	if _, err := fmt.Sscan(after, &pid); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	return pid
 }

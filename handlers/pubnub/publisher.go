@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -128,26 +129,32 @@ func (p *Publisher) Publish(ctx context.Context, messages []states.Message) erro
 	}
 }
 
-// publish says one message, once.
+// publish says one message, once: what the app reads, and after it what the push gateways read.
 func (p *Publisher) publish(ctx context.Context, m states.Message) *Error {
-	key := m.Channel + " " + m.ID
-	if m.ID != "" && p.done.has(key) {
-		return nil
+	bodies, err := p.bodies(m)
+	if err != nil {
+		return p.failed(err)
 	}
-	body, err := p.seal(m)
-	if err == nil && len(body) >= maxMessage {
-		err = &Error{Op: "publish", Kind: KindTooLarge}
-	}
-	if err == nil {
-		_, err = p.breaker.Execute(func() (struct{}, error) { return struct{}{}, p.attempt(ctx, m.Channel, body) })
-	}
-	if err == nil {
-		p.opts.Stats.Published.Add(1)
+	for i, body := range bodies {
+		key := m.Channel + " " + m.ID + " " + strconv.Itoa(i)
+		if m.ID != "" && p.done.has(key) {
+			continue
+		}
+		if len(body) >= maxMessage {
+			return p.failed(&Error{Op: "publish", Kind: KindTooLarge})
+		}
+		if _, err := p.breaker.Execute(func() (struct{}, error) { return struct{}{}, p.attempt(ctx, m.Channel, body) }); err != nil {
+			return p.failed(err)
+		}
 		if m.ID != "" {
 			p.done.add(key)
 		}
-		return nil
 	}
+	p.opts.Stats.Published.Add(1)
+	return nil
+}
+
+func (p *Publisher) failed(err error) *Error {
 	p.opts.Stats.PublishFailed.Add(1)
 	var e *Error
 	if !errors.As(err, &e) { // the breaker's own
@@ -180,20 +187,28 @@ func (p *Publisher) attempt(ctx context.Context, channel string, body []byte) er
 	return nil
 }
 
-// seal gives the message as it goes over the wire. Push notifications are read by PubNub itself, so their keys stay in
-// clear beside pn_other, which holds the rest; where clients use the SDK's own crypto module they find it decrypted.
-func (p *Publisher) seal(m states.Message) ([]byte, error) {
+// bodies gives a message as it goes over the wire. PubNub itself reads the keys of push notifications, so they have to be
+// in clear; they travel as a message of their own behind the encrypted one, because the JavaScript SDK decrypts whole
+// messages only, not the field that would otherwise hold the rest (pn_other).
+func (p *Publisher) bodies(m states.Message) ([][]byte, error) {
 	if !json.Valid(m.Payload) {
 		return nil, &Error{Op: "publish", Kind: KindInvalid}
 	}
 	if p.opts.Ring == nil || p.clear(m.Channel) {
-		return m.Payload, nil
+		return [][]byte{m.Payload}, nil
 	}
-	sealed, err := p.opts.Ring.sealMessage(m.Payload)
+	content, push, err := splitPush(m.Payload)
+	if err != nil {
+		return nil, &Error{Op: "publish", Kind: KindInvalid}
+	}
+	sealed, err := p.opts.Ring.Encrypt(content)
 	if err != nil {
 		return nil, &Error{Op: "publish", Kind: KindCrypto, Retry: true}
 	}
-	return sealed, nil
+	if push == nil {
+		return [][]byte{sealed}, nil
+	}
+	return [][]byte{sealed, push}, nil
 }
 
 func (p *Publisher) clear(channel string) bool {
@@ -214,29 +229,25 @@ func pushKey(name string) bool {
 	return false
 }
 
-// sealMessage encrypts a whole message, or all of it but the push keys.
-func (r *KeyRing) sealMessage(payload []byte) ([]byte, error) {
-	var fields map[string]json.RawMessage
-	if bytes.HasPrefix(bytes.TrimSpace(payload), []byte("{")) {
-		if err := json.Unmarshal(payload, &fields); err != nil {
-			return nil, errors.New("encrypt message: it is not JSON")
-		}
+// splitPush takes the push keys out of a message. push is nil when it has none.
+func splitPush(payload []byte) (content, push []byte, err error) {
+	if !bytes.Contains(payload, []byte(`"pn_`)) {
+		return payload, nil, nil
 	}
-	push := make(map[string]json.RawMessage)
-	maps.Copy(push, fields)
-	maps.DeleteFunc(push, func(name string, _ json.RawMessage) bool { return !pushKey(name) })
-	if len(push) == 0 {
-		return r.Encrypt(payload)
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &fields); err != nil { // not an object
+		return payload, nil, nil
+	}
+	keys := make(map[string]json.RawMessage)
+	maps.Copy(keys, fields)
+	maps.DeleteFunc(keys, func(name string, _ json.RawMessage) bool { return !pushKey(name) })
+	if len(keys) == 0 {
+		return payload, nil, nil
 	}
 	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return pushKey(name) })
-	rest, err := json.Marshal(fields)
-	if err != nil {
-		return nil, errors.New("encrypt message: it is not JSON")
+	if content, err = json.Marshal(fields); err != nil {
+		return nil, nil, err
 	}
-	other, err := r.Encrypt(rest)
-	if err != nil {
-		return nil, err
-	}
-	push["pn_other"] = other
-	return json.Marshal(push)
+	push, err = json.Marshal(keys)
+	return content, push, err
 }

@@ -33,6 +33,7 @@ type Clinic struct {
 	Redis  *redis.Server
 	NATS   *natsserver.Server
 	PubNub *pubnub.Server
+	Wire   *Wire // between consultd and Redis; nil unless Options.Wire
 
 	ConfigFile string
 	Config     *config.Config
@@ -43,11 +44,17 @@ type Clinic struct {
 type Options struct {
 	Redis redis.Options
 	NATS  natsserver.Options
+	// PubNub configures the stand-in.
+	PubNub pubnub.Config
 	// Extra is YAML laid over the clinic's configuration: whole top-level sections that it does not set itself
 	// (timing, escalation, directory, partitions, audit).
 	Extra string
 	// WithoutPubNub leaves the apps out.
 	WithoutPubNub bool
+	// Lease is how long a silent replica keeps its partitions; 1s when zero.
+	Lease time.Duration
+	// Wire puts a Wire between consultd and Redis.
+	Wire bool
 }
 
 // Start starts the servers and writes the configuration; all ends with the test. Call Run or Spawn for consultd itself.
@@ -60,12 +67,15 @@ func Start(tb testing.TB, o Options) *Clinic {
 	c.NATS = natsserver.StartTB(tb, o.NATS)
 	c.Redis = redis.ForTest(tb, o.Redis)
 	if !o.WithoutPubNub {
-		server, err := pubnub.Start(pubnub.Config{})
+		server, err := pubnub.Start(o.PubNub)
 		if err != nil {
 			tb.Fatal(err)
 		}
 		tb.Cleanup(server.Close)
 		c.PubNub = server
+	}
+	if o.Wire {
+		c.Wire = startWire(tb, c.Redis.Addr())
 	}
 	c.writeConfig(o)
 	return c
@@ -84,14 +94,21 @@ func (c *Clinic) writeConfig(o Options) {
 		}
 		return "file:" + path
 	}
+	address := c.Redis.Addr()
+	if c.Wire != nil {
+		address = c.Wire.Addr()
+	}
+	if o.Lease == 0 {
+		o.Lease = time.Second
+	}
 	text := fmt.Sprintf(`organization: %s
 environment: development
 nats: {urls: [%q]}
-redis: {addr: %q, lease: 1s}
+redis: {addr: %q, lease: %s}
 sealing: {keyset: %q}
 ops: {addr: "127.0.0.1:0"}
 shutdown: {drain: 5s}
-`, Organization, c.NATS.URL(), c.Redis.Addr(), secret("keyset", keyset))
+`, Organization, c.NATS.URL(), address, o.Lease, secret("keyset", keyset))
 	if c.PubNub != nil {
 		p := c.PubNub.Config()
 		text += fmt.Sprintf(`pubnub: {enabled: true, secure: false, origin: %q, publish_key: %q, subscribe_key: %q, secret_key: %q, cipher_keys: [%q]}
@@ -118,6 +135,12 @@ var sections = map[string]string{
 	"partitions": "partitions: {normal: 16, emergency: 4}\n",
 	"directory":  "directory: {staff: {nurse-lee: nurse, desk-1: front-desk, dr-chen: on-call, dr-silva: on-call, supervisor-1: on-call}}\n",
 	"escalation": "escalation: {on_call: {cardiology: [dr-chen, dr-silva]}, failsafe: [supervisor-1], transports: [sms], default_department: cardiology}\n",
+}
+
+// Eventually waits until the condition holds, and fails the test with what it last said when it does not in time.
+func (c *Clinic) Eventually(what string, condition func() (ok bool, said string)) {
+	c.tb.Helper()
+	eventually(c.tb, what, condition)
 }
 
 // eventually waits until the condition holds, and fails the test with what it last said when it does not in time.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -141,13 +142,21 @@ func (c *Clinic) Spawn(env ...string) *Process {
 	p.cmd = exec.Command(Binary(c.tb), "run", "--config", c.ConfigFile) //nolint:gosec,noctx // the test's own binary
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = p.Log
-	if err := p.cmd.Start(); err != nil {
+	p.cmd.SysProcAttr = dieWithParent()
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the kernel ends a child with the thread that started it
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
 		c.tb.Fatal(err)
 	}
-	go func() {
-		_ = p.cmd.Wait()
-		close(p.ended)
-	}()
 	c.tb.Cleanup(func() {
 		p.Kill()
 		if c.tb.Failed() {
@@ -182,6 +191,9 @@ func (p *Process) Kill() {
 
 // Ended is closed when the process is gone.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// ExitCode is what the process ended with; valid once Ended is closed, -1 after a signal.
+func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
 // Signal sends a signal to the process.
 func (p *Process) Signal(s os.Signal) {

@@ -67,7 +67,9 @@ func (b *Backend) SayRaw(actor, channel string, data []byte) uint64 {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
-		ack, err := b.js.PublishMsg(ctx, msg)
+		try, cancel := context.WithTimeout(ctx, time.Second) // a request that was lost with a connection is never answered
+		ack, err := b.js.PublishMsg(try, msg)
+		cancel()
 		if err == nil {
 			return ack.Sequence
 		}
@@ -148,8 +150,8 @@ func (a *App) listen(connected, done chan struct{}) {
 			}
 		case m := <-a.listener.Message:
 			body, _ := m.Message.(map[string]any)
-			if other, ok := body["pn_other"].(map[string]any); ok {
-				body = other
+			if _, push := body["pn_fcm"]; push {
+				continue // for the push gateways, not for the app
 			}
 			a.mu.Lock()
 			a.got = append(a.got, Heard{m.Channel, body, time.Now()})

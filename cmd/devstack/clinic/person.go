@@ -109,11 +109,8 @@ func (p *person) receive(online chan struct{}) {
 	}
 }
 
-// readNotice understands both forms of an encrypted message: all of it, and pn_other beside what push gateways read.
+// readNotice reads a notification. What follows one for the push gateways is none.
 func readNotice(payload any) (notice, bool) {
-	if parts, ok := payload.(map[string]any); ok && parts["pn_other"] != nil {
-		payload = parts["pn_other"]
-	}
 	data, err := json.Marshal(payload)
 	if err != nil {
 		return notice{}, false
