@@ -75,6 +75,9 @@ func TestCommitStoresTheWholeDecision(t *testing.T) {
 	if got := mustPending(t, s, normal3, states.SinkNATS, 0); !reflect.DeepEqual(got, want) {
 		t.Errorf("pending %+v, want %+v", got, want)
 	}
+	if left := raw(t, server.Addr()).PTTL(ctx, s.keys.record(visitID("apt-1"))).Val(); left > 0 {
+		t.Errorf("a record that is not final goes in %v", left)
+	}
 	meta, err := raw(t, server.Addr()).HGetAll(ctx, s.keys.partition(normal3)).Result()
 	if err != nil || meta["seq"] != "7" || meta["commits"] != "1" || meta["rules"] != "5" {
 		t.Errorf("partition is %v, %v", meta, err)

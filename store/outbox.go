@@ -120,8 +120,8 @@ const (
 	deleteMost  = 512                    // entries per call
 )
 
-func startDeleter(client redis.UniversalClient, k keys, log zerolog.Logger, timeout time.Duration) *deleter {
-	d := &deleter{
+func newDeleter(client redis.UniversalClient, k keys, log zerolog.Logger, timeout time.Duration) *deleter {
+	return &deleter{
 		client:  client,
 		keys:    k,
 		log:     log,
@@ -132,8 +132,6 @@ func startDeleter(client redis.UniversalClient, k keys, log zerolog.Logger, time
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	go d.run()
-	return d
 }
 
 // hold says under which leases entries are read from now on.

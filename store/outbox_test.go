@@ -97,10 +97,22 @@ func TestDeliveredWaitsForRedisToComeBack(t *testing.T) {
 	})
 }
 
+// byHand replaces the store's deleter by one that works only when the test tells it to.
+func byHand(t *testing.T, s *Store) *deleter {
+	t.Helper()
+	s.deleter.close()
+	d := newDeleter(s.client, s.keys, s.log, time.Second)
+	d.epochs = s.deleter.epochs
+	s.deleter = d
+	t.Cleanup(func() { go d.run() }) // which Close, called after this, waits for
+	return d
+}
+
 // TestDeliveredIsRemovedBeforeTheRelease spares the next holder from delivering again.
 func TestDeliveredIsRemovedBeforeTheRelease(t *testing.T) {
 	_, s, claim := started(t, redis.Options{})
 	fill(t, s, claim, 1, 3)
+	byHand(t, s)
 	for entry := int64(1); entry <= 3; entry++ {
 		s.Delivered(normal3, states.SinkNATS, entry)
 	}
@@ -109,6 +121,25 @@ func TestDeliveredIsRemovedBeforeTheRelease(t *testing.T) {
 	}
 	if got := mustPending(t, s, normal3, states.SinkNATS, 0); len(got) != 0 {
 		t.Errorf("pending %v", entries(got))
+	}
+}
+
+func TestDeliveredIsKeptWhileRedisIsAway(t *testing.T) {
+	server, s, claim := started(t, redis.Options{AppendOnly: true, AppendFsync: "always"})
+	fill(t, s, claim, 1, 3)
+	d := byHand(t, s)
+	server.Kill()
+	s.Delivered(normal3, states.SinkNATS, 1)
+	if err := d.flush(t.Context()); err == nil {
+		t.Fatal("removed without a server")
+	}
+	s.Delivered(normal3, states.SinkNATS, 2)
+	if err := server.Restart(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a flush to succeed", func() bool { return d.flush(t.Context()) == nil })
+	if got := fmt.Sprint(entries(mustPending(t, s, normal3, states.SinkNATS, 0))); got != "[3]" {
+		t.Errorf("pending %s", got)
 	}
 }
 

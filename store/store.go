@@ -116,7 +116,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.Join(err, s.closeClients())
 	}
 	s.batcher = startBatcher(s.commits, o.Batch)
-	s.deleter = startDeleter(s.client, s.keys, s.log, o.Timeout)
+	s.deleter = newDeleter(s.client, s.keys, s.log, o.Timeout)
+	go s.deleter.run()
 	return s, nil
 }
 
