@@ -469,7 +469,11 @@ func (c *Codec) decodeOwn(e states.Entry) (states.Event, *Refused) {
 	}
 	name := field(body, "timer")
 	timer, err := states.ParseTimerID(name)
-	if err != nil || timer.Key != key || !Identifier(timer.Record.ID) {
+	record, scoped := timer.Record.ID, true
+	if timer.Record.Kind == states.KindEscalation {
+		record, scoped = strings.CutPrefix(record, states.EscalationRecord(key, "").ID)
+	}
+	if err != nil || timer.Key != key || !scoped || !Identifier(record) {
 		return states.Event{}, refuse(CodeBadTimer, "timer: must name an armed timer of the subject's provider or department")
 	}
 	ev := states.Event{
@@ -478,9 +482,9 @@ func (c *Codec) decodeOwn(e states.Entry) (states.Event, *Refused) {
 	}
 	switch timer.Record.Kind {
 	case states.KindVisit:
-		ev.Provider, ev.Appointment = key, timer.Record.ID
+		ev.Provider, ev.Appointment = key, record
 	case states.KindEscalation:
-		ev.Department, ev.Escalation = key, timer.Record.ID
+		ev.Department, ev.Escalation = key, record
 	default:
 		return states.Event{}, refuse(CodeBadTimer, "timer: must be of a visit or an escalation")
 	}

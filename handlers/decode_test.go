@@ -548,7 +548,7 @@ func TestDueTimersComeBackAsEvents(t *testing.T) {
 	c := newCodec(t)
 	for _, id := range []states.TimerID{
 		{Kind: states.TimerNoShow, Record: states.RecordID{Kind: states.KindVisit, ID: "apt-1"}, Key: "dr-smith", Generation: 3},
-		{Kind: states.TimerRePage, Record: states.RecordID{Kind: states.KindEscalation, ID: "esc-1"}, Key: "cardiology", Generation: 1},
+		{Kind: states.TimerRePage, Record: states.EscalationRecord("cardiology", "esc-1"), Key: "cardiology", Generation: 1},
 	} {
 		lane := states.LaneNormal
 		if id.Record.Kind == states.KindEscalation {

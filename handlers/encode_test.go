@@ -69,7 +69,7 @@ func (c *clinic) hear(e states.Entry) states.Decision {
 	case ev.Kind == states.TimerFired:
 		id = ev.Timer.Record
 	case ev.Escalation != "":
-		id = states.RecordID{Kind: states.KindEscalation, ID: ev.Escalation}
+		id = states.EscalationRecord(ev.Department, ev.Escalation)
 	}
 	record := c.records[id]
 	record.ID = id
