@@ -270,7 +270,7 @@ func (l *loader) checkPubNub(c *Config) {
 		path := fmt.Sprintf("pubnub.cipher_keys[%d]", i)
 		if key.Empty() {
 			l.fail(path, "is empty", secretHint)
-		} else if slices.Contains(p.CipherKeys[:i], key) {
+		} else if slices.ContainsFunc(p.CipherKeys[:i], func(k Secret) bool { return k.Reveal() == key.Reveal() }) {
 			l.warn(path, "is the same as an earlier one", "remove one of them")
 		}
 	}

@@ -9,16 +9,23 @@ const redacted = "[redacted]"
 
 // Secret is a key, token or password. It prints as [redacted] in every verb and encoder; Reveal is the one way out, and a
 // test lists its callers. In a file it is written as `file:/path` or `env:NAME`, or in clear.
-type Secret struct{ text string }
+//
+// The text is behind a pointer, because package fmt prints unexported fields and %p without asking.
+type Secret struct{ text *string }
 
 // NewSecret wraps a value that must not be printed.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret { return Secret{&text} }
 
 // Reveal returns the value. Only the code that hands it to its client may call it.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // Empty says whether there is a value.
-func (s Secret) Empty() bool { return s.text == "" }
+func (s Secret) Empty() bool { return s.Reveal() == "" }
 
 // Format redacts under every verb and flag of package fmt.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }

@@ -271,8 +271,11 @@ func (p *partition) resolve(ctx context.Context, ev states.Event) (states.Record
 		return record, facts, err
 	}
 	switch {
-	case ev.Kind == states.PatientCheckedIn:
+	case ev.Kind == states.PatientCheckedIn && (record.Visit == nil || record.Visit.Provider == ev.Provider):
 		facts.PairHolder, err = p.pair(ctx, ev.Provider, ev.Patient)
+	case record.Visit != nil && ev.Provider != "" && record.Visit.Provider != ev.Provider:
+		// Another partition's visit, whatever the message claims: only its own partition writes it.
+		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Provider})
 	case record.Version == 0 && id.Kind == states.KindVisit && ev.Kind != states.AppointmentScheduled:
 		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Provider})
 	case record.Version == 0 && id.Kind == states.KindEscalation && ev.Kind != states.EmergencyEscalation:

@@ -137,7 +137,7 @@ func VerifyChain(head Chain, entries []AuditEntry) (Chain, error) {
 		case e.Hash != e.Sum():
 			return head, fmt.Errorf("verify audit chain: entry %s of %s was changed: its hash does not match", e.ID, e.Chain)
 		}
-		head = Chain{Seq: e.Seq, Hash: e.Hash}
+		head = Chain{Name: e.Chain, Seq: e.Seq, Hash: e.Hash}
 	}
 	return head, nil
 }

@@ -53,12 +53,12 @@ func TestTheHashDoesNotChange(t *testing.T) {
 	}
 	const want = `{"id":"ev1.a0","timestamp":"2026-03-02T12:00:00Z","eventType":"CHECK_IN","severity":"info","organizationId":"clinic",` +
 		`"actor":{"userId":"pat-1","role":"patient"},"resource":{"type":"visit","id":"appt-1","channel":"consultation.dr-lee.pat-1"},` +
-		`"action":"PATIENT_CHECKED_IN","outcome":"success","details":{"source":"nats","to":"waiting"},"chain":"visit:appt-1","seq":1,"prev":"",` +
+		`"action":"PATIENT_CHECKED_IN","outcome":"success","details":{"source":"nats","to":"waiting"},"chain":"visit:appt-1@ev1","seq":1,"prev":"",` +
 		`"hash":"HASH"}`
 	if got := string(form); got != strings.Replace(want, "HASH", e.Hash, 1) {
 		t.Fatalf("the entry is\n%s", got)
 	}
-	if e.Hash != "12c6365ca6def751033f1c0d684f36ad9c5319cc0122270e09b560ee4b0fb2d0" {
+	if e.Hash != "5b9c3bc6a6d6384bbbfda7b88cb0a66e8056dac7b4aa99a96d9d13ee5a4965b9" {
 		t.Fatalf("its hash is %s", e.Hash)
 	}
 	if next := s.last.Audit[1]; next.EventType != states.AuditNotification || next.Action != "NOTIFY_PATIENT_READY" ||

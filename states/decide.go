@@ -78,6 +78,8 @@ func (x *draft) decideDesk(about RecordKind) {
 	case x.ev.Kind == EmergencyRequested && department != "":
 		x.raise(department)
 		x.accept(AuditEmergencyAsked, AuditCritical)
+	case x.ev.Kind == AppointmentScheduled || x.ev.Kind == PatientCheckedIn:
+		x.refuse(WrongVisit, "the appointment belongs to another provider; check the appointment id and the channel")
 	default:
 		x.refuse(UnknownVisit, "there is no such visit; book it or check the patient in first")
 	}
@@ -143,7 +145,7 @@ func emergencySeverity(s Severity) Severity {
 // refuse ends the decision with a refusal: what was drafted is forgotten, and the chain says what was refused and why.
 func (x *draft) refuse(code RefusalCode, detail string) {
 	rec, from := x.d.Record, x.d.From
-	x.d = Decision{Record: rec, From: from, To: from, Refusal: &Refusal{Code: code, Detail: detail}, Expire: from.Final()}
+	x.d = Decision{Record: rec, From: from, To: from, Refusal: &Refusal{Code: code, Detail: detail}, Expire: from.Final() || from == StateNone && rec.ID.Kind != KindDesk}
 	x.d.Record.Version++
 	severity := AuditWarning
 	if x.ev.Kind == EmergencyRequested || x.ev.Kind == EmergencyEscalation {
@@ -222,15 +224,14 @@ func (x *draft) audit(e AuditEntry) {
 	e.Organization = x.rules.Organization
 	e.Actor = x.ev.Actor
 	e.Resource = AuditResource{Type: string(rec.ID.Kind), ID: rec.ID.plain(), Channel: x.ev.Channel}
-	if len(x.d.Audit) > 0 {
-		e.Chain = x.d.Audit[0].Chain
-	} else {
-		e.Chain = rec.ID.String()
+	if rec.Chain.Name == "" {
+		rec.Chain.Name = rec.ID.String() + "@" + string(x.ev.ID[:min(len(x.ev.ID), 10)])
 	}
+	e.Chain = rec.Chain.Name
 	e.Seq = rec.Chain.Seq + 1
 	e.Prev = rec.Chain.Hash
 	e.Hash = e.Sum()
-	rec.Chain = Chain{Seq: e.Seq, Hash: e.Hash}
+	rec.Chain.Seq, rec.Chain.Hash = e.Seq, e.Hash
 	x.d.Audit = append(x.d.Audit, e)
 }
 

@@ -170,7 +170,7 @@ type AuditEntry struct {
 	Action       string            `json:"action"`
 	Outcome      string            `json:"outcome"` // success, refused
 	Details      map[string]string `json:"details,omitempty"`
-	Chain        string            `json:"chain"` // RecordID.String of the record the entry belongs to
+	Chain        string            `json:"chain"` // Chain.Name of the record the entry belongs to
 	Seq          int64             `json:"seq"`   // 1 for the first entry of the chain
 	Prev         string            `json:"prev"`  // hash of the entry before, "" for the first
 	Hash         string            `json:"hash"`  // see AuditEntry.Sum

@@ -50,8 +50,10 @@ type Record struct {
 	Escalation *Escalation // nil unless Kind is escalation and the escalation exists
 }
 
-// Chain is the head of an audit chain: the number of entries and the hash of the last one.
+// Chain is the head of an audit chain: its name, the number of entries and the hash of the last one. The name is the
+// record's with the id of the event that began it, because a record that was forgotten may begin anew under its id.
 type Chain struct {
+	Name string `json:"name,omitempty"` // "" before the first entry
 	Seq  int64  `json:"seq"`
 	Hash string `json:"hash"` // lower-case hex SHA-256, "" before the first entry
 }

@@ -659,9 +659,9 @@ func TestUnknownVisits(t *testing.T) {
 	s := aVisit(t)
 	s.record.ID = states.RecordID{Kind: states.KindDesk, ID: provider}
 	s.does(asPatient, states.PatientJoined).refused(states.UnknownVisit)
-	s.does(asPatient, states.PatientCheckedIn).refused(states.UnknownVisit)
+	s.does(asPatient, states.PatientCheckedIn).refused(states.WrongVisit) // it is another provider's
 	s.does(asPatient, states.EmergencyRequested).refused(states.UnknownVisit)
-	if e := s.last.Audit[0]; e.Severity != states.AuditCritical || e.Chain != "desk:"+provider || e.Seq != 3 {
+	if e := s.last.Audit[0]; e.Severity != states.AuditCritical || !strings.HasPrefix(e.Chain, "desk:"+provider+"@") || e.Seq != 3 {
 		t.Fatalf("the desk's chain says %+v", e)
 	}
 	s.does(asPatient, states.EmergencyRequested, inDepartment)
