@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/Shopify/toxiproxy/v2"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"consultd/states"
@@ -43,6 +46,23 @@ func broker(tb testing.TB) (*natsserver.Server, *Client) {
 		tb.Fatal(err)
 	}
 	return s, c
+}
+
+// throughProxy is a connection over a line that the test can cut and slow down.
+func throughProxy(tb testing.TB, s *natsserver.Server) (*Client, *toxiproxy.Proxy) {
+	tb.Helper()
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(prometheus.NewRegistry()), zerolog.Nop())
+	line := toxiproxy.NewProxy(server, "nats", "127.0.0.1:0", strings.TrimPrefix(s.URL(), "nats://"))
+	if err := line.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(line.Stop)
+	c, err := Connect(testContext(tb), Options{URLs: []string{"nats://" + line.Listen}, Logger: zerolog.Nop()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(c.Close)
+	return c, line
 }
 
 // eventually waits until cond holds.

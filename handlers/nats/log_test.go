@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +78,63 @@ func TestReadSurvivesRestarts(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) || got != total {
 		t.Fatalf("got %d entries: %v", got, err)
 	}
+}
+
+// TestReadMissesNothingOnABrokenLine loses an entry on the wire that the server takes for delivered; no later entry will
+// show that there is a gap.
+func TestReadMissesNothingOnABrokenLine(t *testing.T) {
+	server, direct := broker(t)
+	c, line := throughProxy(t, server)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	got := make(chan string, 10)
+	done := make(chan error, 1)
+	go func() {
+		done <- NewLog(c, states.LaneEmergency, nil).Read(ctx, 0, func(e states.Entry) error { got <- e.Header[HeaderID]; return nil })
+	}()
+	log := NewLog(direct, states.LaneEmergency, nil)
+	for _, id := range []string{"before", "lost"} {
+		if _, err := log.Append(ctx, "consult.in.emergency.er", id, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		if id == "lost" {
+			eventually(t, "the server has sent it", func() bool {
+				s, err := direct.JS.Stream(ctx, EmergencyStream)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for info := range s.ListConsumers(ctx).Info() {
+					if info.Delivered.Stream == 2 {
+						return true
+					}
+				}
+				return false
+			})
+			line.Stop()
+			if err := line.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := line.Toxics.RemoveToxic(ctx, "hole"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case e := <-got:
+			if e != id {
+				t.Fatalf("got %s, wanted %s", e, id)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%s was never delivered", id)
+		}
+		if id == "before" {
+			if _, err := line.Toxics.AddToxicJson(strings.NewReader(
+				`{"name":"hole","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cancel()
+	<-done
 }
 
 func TestReadDeliversEntriesAsStored(t *testing.T) {
@@ -184,29 +243,38 @@ func TestAppendAcrossRestartStoresOnce(t *testing.T) {
 	server, c := broker(t)
 	ctx := testContext(t)
 	log := NewLog(c, states.LaneNormal, nil)
-	const writers, each = 8, 50
+	const writers = 8
 	errs := make(chan error, writers)
-	half := make(chan struct{}, writers)
+	begun := make(chan struct{}, writers)
+	killed := make(chan struct{})
+	var total atomic.Uint64
 	for w := range writers {
 		go func() {
-			for i := range each {
-				if i == each/2 {
-					half <- struct{}{}
+			for i, after := 0, 0; after < 10; i++ { // ten of each writer come after the kill
+				select {
+				case <-killed:
+					after++
+				default:
+				}
+				if i == 20 {
+					begun <- struct{}{}
 				}
 				if _, err := log.Append(ctx, "consult.in.waiting-room.a", fmt.Sprintf("%d-%d", w, i), nil, nil); err != nil {
 					errs <- err
 					return
 				}
+				total.Add(1)
 			}
 			errs <- nil
 		}()
 	}
 	for range writers {
-		<-half
+		<-begun
 	}
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	close(killed)
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +284,7 @@ func TestAppendAcrossRestartStoresOnce(t *testing.T) {
 		}
 	}
 	seen := map[string]int{}
-	if last, err := log.LastSeq(ctx); err != nil || last != writers*each {
+	if last, err := log.LastSeq(ctx); err != nil || last != total.Load() {
 		t.Errorf("log ends at %d: %v", last, err)
 	}
 	r := reader{client: c, stream: LogStream, toEnd: true}
@@ -228,13 +296,13 @@ func TestAppendAcrossRestartStoresOnce(t *testing.T) {
 			t.Errorf("%s is stored %d times", id, n)
 		}
 	}
-	if len(seen) != writers*each {
-		t.Errorf("%d of %d are stored", len(seen), writers*each)
+	if len(seen) != int(total.Load()) {
+		t.Errorf("%d of %d are stored", len(seen), total.Load())
 	}
 }
 
 func TestAppendGivesUp(t *testing.T) {
-	server, c := broker(t)
+	_, c := broker(t)
 	log := NewLog(c, states.LaneNormal, nil)
 	if _, err := log.Append(testContext(t), "consult.in.emergency.er", "x", nil, nil); err == nil {
 		t.Error("an entry went into the other lane's log")
@@ -242,20 +310,41 @@ func TestAppendGivesUp(t *testing.T) {
 	if _, err := log.Append(testContext(t), "consult.in.waiting-room.a", "x", nil, make([]byte, 2<<20)); !errors.Is(err, nats.ErrMaxPayload) {
 		t.Errorf("too large: %v", err)
 	}
-	server.Stop()
+}
+
+// TestAppendLeavesNothingBehind: what was reported as failed must not be stored when the connection is back.
+func TestAppendLeavesNothingBehind(t *testing.T) {
+	server, _ := broker(t)
+	c, line := throughProxy(t, server)
+	log := NewLog(c, states.LaneNormal, nil)
+	line.Stop()
+	eventually(t, "the loss is noticed", func() bool { return !c.Conn.IsConnected() })
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := log.Append(ctx, "consult.in.waiting-room.a", "y", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("server away: %v", err)
+		t.Errorf("line cut: %v", err)
 	}
-	if err := server.Start(); err != nil {
+	if err := line.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := log.Append(testContext(t), "consult.in.waiting-room.a", "z", nil, nil); err != nil {
+	if seq, err := log.Append(testContext(t), "consult.in.waiting-room.a", "z", nil, nil); err != nil || seq != 1 {
+		t.Errorf("an append that failed was stored later: the next one is at %d: %v", seq, err)
+	}
+}
+
+// TestAppendRepeatsUnderOneID makes acknowledgements so late that the first tries count as lost.
+func TestAppendRepeatsUnderOneID(t *testing.T) {
+	server, _ := broker(t)
+	c, line := throughProxy(t, server)
+	log := NewLog(c, states.LaneNormal, nil)
+	if _, err := line.Toxics.AddToxicJson(strings.NewReader(`{"type":"latency","stream":"downstream","attributes":{"latency":400}}`)); err != nil {
 		t.Fatal(err)
 	}
-	if e, ok, err := log.Last(testContext(t), "consult.in.waiting-room.a"); err != nil || !ok || e.Seq != 1 || e.Header[HeaderID] != "z" {
-		t.Errorf("an append that failed was stored later: %+v %v %v", e, ok, err)
+	if seq, err := log.Append(testContext(t), "consult.in.waiting-room.a", "", nil, nil); err != nil || seq != 1 {
+		t.Fatal(seq, err)
+	}
+	if last, err := log.LastSeq(testContext(t)); err != nil || last != 1 {
+		t.Errorf("stored %d times: %v", last, err)
 	}
 }
 

@@ -227,12 +227,12 @@ func (n *Notary) pass(ctx context.Context) error {
 			stopped = true
 			return err
 		case m := <-messages:
-			first := len(n.pending) == 0
+			idle := n.sealed || len(n.pending) == 0
 			if err := n.see(m); err != nil {
 				return err
 			}
-			if first && len(n.pending) > 0 && !n.sealed {
-				due.Reset(n.o.Every)
+			if idle && !n.sealed && len(n.pending) > 0 {
+				due.Reset(n.o.Every) // counts from the first entry that is to be sealed
 			}
 			if n.sealed || n.entries < n.o.Entries {
 				continue
