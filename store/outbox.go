@@ -158,6 +158,8 @@ func (d *deleter) signal() {
 	}
 }
 
+func (d *deleter) start() { go d.run() }
+
 func (d *deleter) run() {
 	defer close(d.done)
 	for {

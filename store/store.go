@@ -117,7 +117,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	s.batcher = startBatcher(s.commits, o.Batch)
 	s.deleter = newDeleter(s.client, s.keys, s.log, o.Timeout)
-	go s.deleter.run()
+	s.deleter.start()
 	return s, nil
 }
 

@@ -47,8 +47,10 @@ func TestDueTellsWhatIsDueAndWhatIsNext(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []states.DueTimer{
-		{ID: noShow("a4"), Due: at(-14 * time.Minute)}, {ID: noShow("a3"), Due: at(-13 * time.Minute)},
-		{ID: noShow("a2"), Due: at(-12 * time.Minute)}, {ID: noShow("b0"), Due: at(-time.Minute)},
+		{ID: noShow("a4"), Due: at(-14 * time.Minute)},
+		{ID: noShow("a3"), Due: at(-13 * time.Minute)},
+		{ID: noShow("a2"), Due: at(-12 * time.Minute)},
+		{ID: noShow("b0"), Due: at(-time.Minute)},
 	}
 	if !reflect.DeepEqual(got.Due, want) {
 		t.Errorf("due %v, want the three oldest of one partition and the other's: %v", got.Due, want)
