@@ -9,6 +9,7 @@ LDFLAGS       := -s -w -X main.version=$(VERSION)
 TEST_FLAGS    ?=
 FUZZ_TIME     ?= 30s
 SOAK_RUNS     ?= 20
+BENCH_FLAGS   ?=
 
 .DEFAULT_GOAL := help
 
@@ -42,21 +43,25 @@ build: ## build the static binary bin/consultd
 	CGO_ENABLED=0 $(GO) build -trimpath -tags timetzdata -ldflags '$(LDFLAGS)' -o $(BIN)/consultd ./cmd/consultd
 
 .PHONY: run
-run: deps ## start everything local: brokers, Redis, a PubNub stand-in, the daemon and a simulated clinic
+run: ## start everything local: brokers, Redis, a PubNub stand-in, the daemon and a simulated clinic
 	$(GO) run ./cmd/devstack
 
 .PHONY: docs
 docs: ## write the generated documents anew: docs/config.md, docs/states.md
 	$(GO) test ./config -run '^TestDocs$$' -count=1 -update
-	$(GO) test ./states -run '^TestDocs$$' -count=1 -update
+	$(GO) test ./states -run '^TestStatesDocumentIsFresh$$' -count=1 -update
 
 .PHONY: bench
-bench: deps ## run the benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 30m $(TEST_FLAGS) ./...
+bench: deps ## measure consultd against the bare pipeline (BENCH_FLAGS=-visits=500 for a short look)
+	$(GO) run ./test/bench $(BENCH_FLAGS)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for FUZZ_TIME each
 	@./scripts/fuzz.sh $(FUZZ_TIME)
+
+.PHONY: crash
+crash: deps ## kill the daemon at every crash point and compare what is left with a run without kills
+	$(GO) test -count=1 -v -timeout 1h $(TEST_FLAGS) ./test/crash
 
 .PHONY: soak
 soak: deps ## run the end-to-end tests SOAK_RUNS times over, stopping at the first failure
