@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,24 @@ import (
 
 	"consultd/test/natsserver"
 )
+
+// lockedBuffer takes log lines from the client library's goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
 
 func TestConnectAuthenticates(t *testing.T) {
 	key, err := nkeys.CreateUser()
@@ -46,7 +65,7 @@ func TestConnectAuthenticates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := natsserver.StartTB(t, natsserver.Options{Configure: test.configure})
-			var log bytes.Buffer
+			var log lockedBuffer
 			test.good.URLs, test.wrong.URLs = []string{s.URL()}, []string{s.URL()}
 			test.good.Logger, test.wrong.Logger = zerolog.New(&log), zerolog.New(&log)
 			c, err := Connect(testContext(t), test.good)
@@ -58,7 +77,7 @@ func TestConnectAuthenticates(t *testing.T) {
 				t.Errorf("wrong credentials: %v", err)
 			}
 			if strings.Contains(err.Error()+log.String(), "canary") {
-				t.Errorf("a secret in %q or %q", err, &log)
+				t.Errorf("a secret in %q or %q", err, log.String())
 			}
 		})
 	}
@@ -87,8 +106,9 @@ func TestConnectWaitsForTheServer(t *testing.T) {
 		t.Errorf("no server: %v", err)
 	}
 	connected := make(chan error, 1)
+	o := Options{URLs: []string{s.URL()}, Logger: zerolog.Nop()}
 	go func() {
-		c, err := Connect(testContext(t), Options{URLs: []string{s.URL()}, Logger: zerolog.Nop()})
+		c, err := Connect(testContext(t), o)
 		if err == nil {
 			c.Close()
 		}

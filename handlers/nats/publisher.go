@@ -24,13 +24,6 @@ type Publisher struct {
 // NewPublisher says each message on the subject that follows from its channel; see handlers.MessageSubject.
 func NewPublisher(c *Client) *Publisher { return &Publisher{client: c, wire: wire} }
 
-// NewAudit says every message on the audit stream, whatever its channel.
-func NewAudit(c *Client) *Publisher {
-	return &Publisher{client: c, wire: func(m states.Message) (*nats.Msg, error) {
-		return &nats.Msg{Subject: handlers.AuditEntrySubject, Data: m.Payload, Header: nats.Header{}}, nil
-	}}
-}
-
 // PublishError is why one message was not accepted.
 type PublishError struct {
 	ID, Subject string

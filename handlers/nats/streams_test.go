@@ -113,8 +113,15 @@ func TestOverlap(t *testing.T) {
 		a, b string
 		want bool
 	}{
-		{"a.b", "a.b", true}, {"a.b", "a.c", false}, {"a.*", "a.b", true}, {"a.*", "a.b.c", false}, {"a.>", "a", false},
-		{"a.>", "a.b.c", true}, {">", "a", true}, {"a.*.c", "a.b.>", true}, {"a.*.c", "*.b.d", false},
+		{"a.b", "a.b", true},
+		{"a.b", "a.c", false},
+		{"a.*", "a.b", true},
+		{"a.*", "a.b.c", false},
+		{"a.>", "a", false},
+		{"a.>", "a.b.c", true},
+		{">", "a", true},
+		{"a.*.c", "a.b.>", true},
+		{"a.*.c", "*.b.d", false},
 	} {
 		if overlap(c.a, c.b) != c.want || overlap(c.b, c.a) != c.want {
 			t.Errorf("overlap(%q, %q) is not %v", c.a, c.b, c.want)
