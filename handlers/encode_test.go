@@ -582,11 +582,15 @@ func TestDeadLettersReferToTheEntryOnly(t *testing.T) {
 			"consult.dead.not_json",
 		},
 		"of a sink": {
-			states.Entry{Lane: "e", Seq: 3}, "UNDELIVERABLE",
+			states.Entry{Lane: "e", Seq: 3},
+			"UNDELIVERABLE",
 			`{"id":"dead.e.3.undeliverable","lane":"e","seq":3,"code":"UNDELIVERABLE","detail":"why"}`, "consult.dead.undeliverable",
 		},
-		"without a code": {states.Entry{Lane: "e", Seq: 3, Subject: "consult.urgent.rules"}, "any > thing",
-			`{"id":"dead.e.3","lane":"e","seq":3,"subject":"consult.urgent.rules","code":"UNREADABLE","detail":"why"}`, "consult.dead.unreadable"},
+		"without a code": {
+			states.Entry{Lane: "e", Seq: 3, Subject: "consult.urgent.rules"},
+			"any > thing",
+			`{"id":"dead.e.3","lane":"e","seq":3,"subject":"consult.urgent.rules","code":"UNREADABLE","detail":"why"}`, "consult.dead.unreadable",
+		},
 	} {
 		m := codec.DeadLetter(test.entry, test.code, "why")
 		if subject, intoLog := MessageSubject(m.Channel); subject != test.subject || intoLog {

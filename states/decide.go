@@ -151,14 +151,18 @@ func (x *draft) refuse(code RefusalCode, detail string) {
 	if x.ev.Kind == EmergencyRequested || x.ev.Kind == EmergencyEscalation {
 		severity = AuditCritical
 	}
-	x.audit(AuditEntry{EventType: AuditEventRejected, Severity: severity, Outcome: AuditRefused, Action: x.cause(),
-		Details: x.details(map[string]string{"code": string(code)})})
+	x.audit(AuditEntry{
+		EventType: AuditEventRejected, Severity: severity, Outcome: AuditRefused, Action: x.cause(),
+		Details: x.details(map[string]string{"code": string(code)}),
+	})
 }
 
 // stale ends the decision on a timer that is no longer the armed one.
 func (x *draft) stale() {
-	x.d = Decision{Record: x.d.Record, From: x.d.From, To: x.d.From,
-		Refusal: &Refusal{Code: StaleTimer, Detail: "the timer was set anew or is no longer needed; nothing is to be done"}}
+	x.d = Decision{
+		Record: x.d.Record, From: x.d.From, To: x.d.From,
+		Refusal: &Refusal{Code: StaleTimer, Detail: "the timer was set anew or is no longer needed; nothing is to be done"},
+	}
 }
 
 // accept ends the decision: the record has its next version, and the chain says what happened and who was told.
@@ -171,8 +175,10 @@ func (x *draft) accept(eventType, severity string) {
 		}
 	}
 	x.d.Audit = make([]AuditEntry, 0, 1+told)
-	x.audit(AuditEntry{EventType: eventType, Severity: severity, Outcome: AuditSuccess, Action: x.cause(),
-		Details: x.details(make(map[string]string, 4))})
+	x.audit(AuditEntry{
+		EventType: eventType, Severity: severity, Outcome: AuditSuccess, Action: x.cause(),
+		Details: x.details(make(map[string]string, 4)),
+	})
 	for i := range x.d.Effects {
 		e := &x.d.Effects[i]
 		entry := AuditEntry{Severity: AuditInfo, Outcome: AuditSuccess}

@@ -267,8 +267,10 @@ func visitCases() []situation {
 		return func(s *story) { begin(s).does(asPatient, states.PatientJoined) }
 	}
 	started := []states.State{states.VisitInProgress}
-	notHeld := []states.State{states.StateNone, states.VisitScheduled, states.VisitCheckedIn, states.VisitWaiting, states.VisitConnecting,
-		states.VisitInProgress, states.VisitWrappingUp, states.VisitCompleted, states.VisitCancelled, states.VisitNoShow, states.VisitLeft, states.VisitRescheduled}
+	notHeld := []states.State{
+		states.StateNone, states.VisitScheduled, states.VisitCheckedIn, states.VisitWaiting, states.VisitConnecting,
+		states.VisitInProgress, states.VisitWrappingUp, states.VisitCompleted, states.VisitCancelled, states.VisitNoShow, states.VisitLeft, states.VisitRescheduled,
+	}
 	failedOnce := map[states.State]func(*story){states.VisitCheckedIn: func(s *story) { s.checkedIn().does(asPatient, states.PatientReadyConfirmed, device(false)) }}
 	return []situation{
 		say("APPOINTMENT_SCHEDULED", asBackend, states.AppointmentScheduled, at(time.Hour)),
@@ -283,11 +285,13 @@ func visitCases() []situation {
 		with(say("PROVIDER_JOINED, patient absent", asProvider, states.ProviderJoined), started,
 			map[states.State]func(*story){states.VisitOnHold: bothGone}),
 		with(say("PROVIDER_JOINED, patient present", asProvider, states.ProviderJoined), nil,
-			map[states.State]func(*story){states.VisitCheckedIn: patientCame((*story).checkedIn), states.VisitWaiting: patientCame((*story).waiting),
+			map[states.State]func(*story){
+				states.VisitCheckedIn: patientCame((*story).checkedIn), states.VisitWaiting: patientCame((*story).waiting),
 				states.VisitConnecting: func(s *story) {
 					s.connecting().does(asProvider, states.ProviderLeft).does(asPatient, states.PatientJoined)
 				},
-				states.VisitOnHold: providerGone}),
+				states.VisitOnHold: providerGone,
+			}),
 		with(say("PATIENT_JOINED, provider absent", asPatient, states.PatientJoined), started,
 			map[states.State]func(*story){states.VisitConnecting: func(s *story) { s.connecting().does(asProvider, states.ProviderLeft) }, states.VisitOnHold: bothGone}),
 		with(say("PATIENT_JOINED, provider present", asPatient, states.PatientJoined),
@@ -323,11 +327,13 @@ func escalationCases() []situation {
 	}
 	ask := func(s *story) { s.rules.Paging.Ask = true }
 	return []situation{
-		{label: "EMERGENCY_ESCALATION, ask", who: asNurse, kind: states.EmergencyEscalation,
+		{
+			label: "EMERGENCY_ESCALATION, ask", who: asNurse, kind: states.EmergencyEscalation,
 			in: map[states.State]func(*story){states.StateNone: ask, states.EscalationClosed: func(s *story) {
 				usual(s, states.Escalations(), states.EscalationClosed)
 				ask(s)
-			}}},
+			}},
+		},
 		say("EMERGENCY_ESCALATION, list", asNurse, states.EmergencyEscalation),
 		say("ON_CALL_ANSWERED", asSystem, states.OnCallAnswered, onCall("dr-x")),
 		say("EMERGENCY_ACCEPTED", asChief, states.EmergencyAccepted),
@@ -502,10 +508,12 @@ func otherRefusals(t *testing.T, reasons map[states.RefusalCode]string) {
 		}
 		reasons[s.last.Refusal.Code] = s.last.Refusal.Detail
 	}
-	for _, code := range []states.RefusalCode{states.UnknownVisit, states.UnknownEscalation, states.ClockSkew, states.RoleNotAllowed,
+	for _, code := range []states.RefusalCode{
+		states.UnknownVisit, states.UnknownEscalation, states.ClockSkew, states.RoleNotAllowed,
 		states.WrongActor, states.WrongVisit, states.WrongState, states.VisitClosed, states.AlreadyBooked, states.AlreadyCheckedIn,
 		states.TooEarly, states.PairBusy, states.MissingDepartment, states.MissingField, states.BadPriority, states.BadSeverity,
-		states.AlreadyRaised, states.AlreadyAccepted, states.NotPaged, states.ClosedEscalation, states.StaleTimer} {
+		states.AlreadyRaised, states.AlreadyAccepted, states.NotPaged, states.ClosedEscalation, states.StaleTimer,
+	} {
 		if reasons[code] == "" {
 			t.Errorf("nothing is ever refused with %s", code)
 		}

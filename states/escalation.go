@@ -231,11 +231,15 @@ func (x *draft) page(e *Escalation, to []string) {
 	e.Paged = people(e.Paged, to, nil)
 	x.tell(e, ActionPaged, map[string]any{"round": e.Round, "users": len(to)})
 	for _, user := range to {
-		x.effect(Effect{Kind: EffectNotify, To: user, Type: NoticeEscalation, Priority: NoticeCritical,
-			Fields: map[string]any{"round": e.Round}})
+		x.effect(Effect{
+			Kind: EffectNotify, To: user, Type: NoticeEscalation, Priority: NoticeCritical,
+			Fields: map[string]any{"round": e.Round},
+		})
 		for _, transport := range x.rules.Paging.Transports {
-			x.effect(Effect{Kind: EffectPage, To: user, Type: NoticeEscalation, Priority: NoticeCritical, Transport: transport,
-				Fields: map[string]any{"round": e.Round}})
+			x.effect(Effect{
+				Kind: EffectPage, To: user, Type: NoticeEscalation, Priority: NoticeCritical, Transport: transport,
+				Fields: map[string]any{"round": e.Round},
+			})
 		}
 	}
 }

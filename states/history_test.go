@@ -35,14 +35,20 @@ type clinic struct {
 }
 
 var (
-	visitKinds = []states.Kind{states.AppointmentScheduled, states.AppointmentCancelled, states.AppointmentRescheduled,
+	visitKinds = []states.Kind{
+		states.AppointmentScheduled, states.AppointmentCancelled, states.AppointmentRescheduled,
 		states.PatientCheckedIn, states.PatientReadyConfirmed, states.WaitingRoomLeft, states.PriorityChanged, states.ProviderRunningLate,
 		states.ProviderJoined, states.PatientJoined, states.ProviderLeft, states.PatientLeft, states.ConsultationHeld,
-		states.ConsultationResumed, states.ConsultationEnded, states.NotesCompleted, states.EmergencyRequested}
-	escalationKinds = []states.Kind{states.EmergencyEscalation, states.EmergencyAccepted, states.EmergencyRejected, states.EmergencyAttended,
-		states.EmergencyResolved, states.EmergencyCancelled, states.EmergencySeverityChanged, states.OnCallAnswered}
-	anyRole = []states.Role{states.RolePatient, states.RoleProvider, states.RoleNurse, states.RoleFrontDesk, states.RoleOnCall,
-		states.RoleBackend, states.RoleOperator, states.RoleSystem, states.RoleUnknown, "root"}
+		states.ConsultationResumed, states.ConsultationEnded, states.NotesCompleted, states.EmergencyRequested,
+	}
+	escalationKinds = []states.Kind{
+		states.EmergencyEscalation, states.EmergencyAccepted, states.EmergencyRejected, states.EmergencyAttended,
+		states.EmergencyResolved, states.EmergencyCancelled, states.EmergencySeverityChanged, states.OnCallAnswered,
+	}
+	anyRole = []states.Role{
+		states.RolePatient, states.RoleProvider, states.RoleNurse, states.RoleFrontDesk, states.RoleOnCall,
+		states.RoleBackend, states.RoleOperator, states.RoleSystem, states.RoleUnknown, "root",
+	}
 	people = []string{patient, "pat-2", provider, "dr-no", nurse, "ehr", "dr-a", "dr-b", "chief", ""}
 )
 
@@ -51,9 +57,11 @@ var (
 func TestHistories(t *testing.T) {
 	seen := map[states.State]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		c := &clinic{t: t, rules: testRules(), now: noon, seen: seen,
+		c := &clinic{
+			t: t, rules: testRules(), now: noon, seen: seen,
 			records: map[states.RecordID]states.Record{}, chains: map[states.RecordID]states.Chain{}, timers: map[string]states.TimerID{},
-			queue: map[string]float64{}, load: map[string]int{}, pairs: map[string]string{}, ids: map[string]bool{}}
+			queue: map[string]float64{}, load: map[string]int{}, pairs: map[string]string{}, ids: map[string]bool{},
+		}
 		c.rules.Paging.Ask = rapid.Bool().Draw(t, "ask")
 		c.rules.Paging.FailsafeAfter = rapid.IntRange(0, 3).Draw(t, "failsafe after")
 		if rapid.Bool().Draw(t, "nobody is on call") {
@@ -81,8 +89,10 @@ func TestHistories(t *testing.T) {
 		}
 	})
 	t.Log(seen)
-	for _, s := range []states.State{states.VisitInProgress, states.VisitOnHold, states.VisitWrappingUp, states.VisitCompleted,
-		states.VisitLeft, states.VisitCancelled, states.EscalationWaiting, states.EscalationAccepted, states.EscalationClosed} {
+	for _, s := range []states.State{
+		states.VisitInProgress, states.VisitOnHold, states.VisitWrappingUp, states.VisitCompleted,
+		states.VisitLeft, states.VisitCancelled, states.EscalationWaiting, states.EscalationAccepted, states.EscalationClosed,
+	} {
 		if seen[s] == 0 && !t.Failed() {
 			t.Errorf("no history came to %s: the histories are too short or too wild", s)
 		}
@@ -408,8 +418,10 @@ func (c *clinic) store(ev states.Event, d states.Decision) {
 	}
 	for _, e := range d.Effects {
 		if e.Kind == states.EffectRaise {
-			c.raised = append(c.raised, states.Event{ID: states.EventID(e.ID), Kind: states.EmergencyEscalation, At: c.now, Source: states.SourceConsultd,
-				Actor: e.Actor, Department: e.To, Escalation: e.Fields["escalationId"].(string), Severity: states.Severity(e.Fields["severity"].(string))})
+			c.raised = append(c.raised, states.Event{
+				ID: states.EventID(e.ID), Kind: states.EmergencyEscalation, At: c.now, Source: states.SourceConsultd,
+				Actor: e.Actor, Department: e.To, Escalation: e.Fields["escalationId"].(string), Severity: states.Severity(e.Fields["severity"].(string)),
+			})
 		}
 	}
 	c.records[d.Record.ID] = d.Record

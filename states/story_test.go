@@ -55,8 +55,10 @@ type story struct {
 
 // aVisit begins a story about the appointment, at noon.
 func aVisit(t *testing.T) *story {
-	return &story{t: t, rules: testRules(), now: noon,
-		record: states.Record{ID: states.RecordID{Kind: states.KindVisit, ID: appointment}}}
+	return &story{
+		t: t, rules: testRules(), now: noon,
+		record: states.Record{ID: states.RecordID{Kind: states.KindVisit, ID: appointment}},
+	}
 }
 
 // anEscalation begins a story about an escalation, at noon.

@@ -50,8 +50,10 @@ func TestVerifyNamesWhatIsWrong(t *testing.T) {
 		"by nobody":               {func(t *states.Table) { t.Rows[1].By = nil }, "by nobody"},
 		"by an unknown role":      {func(t *states.Table) { t.Rows[1].By = []states.Role{"doctor"} }, `unknown role "doctor"`},
 		"by different roles": {func(t *states.Table) {
-			t.Rows = append(t.Rows, states.Row{On: states.AppointmentCancelled, From: []states.State{states.VisitCancelled}, To: states.Stay,
-				By: []states.Role{states.RolePatient}, Reason: "Again."})
+			t.Rows = append(t.Rows, states.Row{
+				On: states.AppointmentCancelled, From: []states.State{states.VisitCancelled}, To: states.Stay,
+				By: []states.Role{states.RolePatient}, Reason: "Again.",
+			})
 		}, "different roles in different rows"},
 	} {
 		table := sound()
@@ -75,9 +77,11 @@ func TestEveryTimerHasARow(t *testing.T) {
 			}
 		}
 	}
-	for _, k := range []states.TimerKind{states.TimerNoShow, states.TimerReadiness, states.TimerLongWait, states.TimerWaitLimit,
+	for _, k := range []states.TimerKind{
+		states.TimerNoShow, states.TimerReadiness, states.TimerLongWait, states.TimerWaitLimit,
 		states.TimerConnectSoft, states.TimerConnectHard, states.TimerProviderDrop, states.TimerPatientDrop, states.TimerBothAbsent,
-		states.TimerWrapUpSoft, states.TimerWrapUpHard, states.TimerRoster, states.TimerRePage} {
+		states.TimerWrapUpSoft, states.TimerWrapUpHard, states.TimerRoster, states.TimerRePage,
+	} {
 		if !rows[k] {
 			t.Errorf("timer %s has no row", k)
 		}

@@ -34,8 +34,10 @@ const (
 
 // visitTimers lists every timer of a visit in the order in which a decision changes them.
 func visitTimers() [11]TimerKind {
-	return [...]TimerKind{TimerNoShow, TimerReadiness, TimerLongWait, TimerWaitLimit, TimerConnectSoft, TimerConnectHard,
-		TimerProviderDrop, TimerPatientDrop, TimerBothAbsent, TimerWrapUpSoft, TimerWrapUpHard}
+	return [...]TimerKind{
+		TimerNoShow, TimerReadiness, TimerLongWait, TimerWaitLimit, TimerConnectSoft, TimerConnectHard,
+		TimerProviderDrop, TimerPatientDrop, TimerBothAbsent, TimerWrapUpSoft, TimerWrapUpHard,
+	}
 }
 
 // wantedBy says whether a visit is in a situation in which the timer makes sense. Entering the situation arms the timer and

@@ -26,8 +26,10 @@ func TestTimerIDsReadBack(t *testing.T) {
 			t.Fatalf("%s reads as %+v (%v)", id, got, err)
 		}
 	})
-	for _, bad := range []string{"", "no-show", "no-show|visit:a|1", "no-show|visit:a|1|k|", "|visit:a|1|k", "no-show|visit:|1|k", "no-show|visit:a|1|",
-		"no-show|visit|1|k", "no-show|room:a|1|k", "no-show|visit:a|0|k", "no-show|visit:a|-1|k", "no-show|visit:a|01|k", "no-show|visit:a|1.0|k", "no-show|visit:a|x|k"} {
+	for _, bad := range []string{
+		"", "no-show", "no-show|visit:a|1", "no-show|visit:a|1|k|", "|visit:a|1|k", "no-show|visit:|1|k", "no-show|visit:a|1|",
+		"no-show|visit|1|k", "no-show|room:a|1|k", "no-show|visit:a|0|k", "no-show|visit:a|-1|k", "no-show|visit:a|01|k", "no-show|visit:a|1.0|k", "no-show|visit:a|x|k",
+	} {
 		if id, err := states.ParseTimerID(bad); err == nil {
 			t.Errorf("%q reads as %+v", bad, id)
 		}

@@ -409,8 +409,10 @@ func (x *draft) announceVisit(old, v *Visit) {
 	x.notifyAbout(old, v)
 
 	if old.State != v.State {
-		x.effect(Effect{Kind: EffectConsultation, To: v.Provider, Type: ActionStateChanged,
-			Fields: map[string]any{"from": string(old.State), "state": string(v.State), "cause": x.cause()}})
+		x.effect(Effect{
+			Kind: EffectConsultation, To: v.Provider, Type: ActionStateChanged,
+			Fields: map[string]any{"from": string(old.State), "state": string(v.State), "cause": x.cause()},
+		})
 	}
 }
 

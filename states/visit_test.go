@@ -613,9 +613,11 @@ func TestAnEmergencyIsNeverRefused(t *testing.T) {
 				ev.ReasonCode = "chest-pain"
 			})
 			id := states.EscalationID("ev41")
-			want := []string{string(state),
+			want := []string{
+				string(state),
 				"raise cardiology EMERGENCY_ESCALATION critical [escalationId:" + id + " reasonCode:chest-pain severity:life-threatening]",
-				"audit EMERGENCY_REQUESTED EMERGENCY_REQUESTED critical"}
+				"audit EMERGENCY_REQUESTED EMERGENCY_REQUESTED critical",
+			}
 			if state.Final() {
 				want = append(want, "expire")
 			}

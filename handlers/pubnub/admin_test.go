@@ -25,8 +25,10 @@ func tokenFor(t *testing.T, user string, minutes int, channels, patterns map[str
 		}
 		return map[string]any{"chan": channels, "grp": map[string]int{}, "uuid": map[string]int{}}
 	}
-	data, err := cbor.Marshal(map[string]any{"v": 2, "t": 1_700_000_000, "ttl": minutes, "uuid": user, "meta": map[string]any{},
-		"res": resources(channels), "pat": resources(patterns), "sig": make([]byte, 32)})
+	data, err := cbor.Marshal(map[string]any{
+		"v": 2, "t": 1_700_000_000, "ttl": minutes, "uuid": user, "meta": map[string]any{},
+		"res": resources(channels), "pat": resources(patterns), "sig": make([]byte, 32),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

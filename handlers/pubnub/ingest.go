@@ -157,8 +157,10 @@ func (in *Ingest) session(ctx context.Context, lost context.CancelCauseFunc, l *
 		s.gap.from = at.Cursor // whatever happened while nobody polled
 	}
 	s.gap.due = time.Now()
-	t := &transport{ctx: ctx, over: make(chan struct{}), account: in.opts.Account, network: in.network, receiver: s, pace: in.opts.Pace,
-		stats: in.opts.Stats, alert: in.opts.Alert, started: time.Now()}
+	t := &transport{
+		ctx: ctx, over: make(chan struct{}), account: in.opts.Account, network: in.network, receiver: s, pace: in.opts.Pace,
+		stats: in.opts.Stats, alert: in.opts.Alert, started: time.Now(),
+	}
 
 	var client *sdk.PubNub
 	guard(func() {

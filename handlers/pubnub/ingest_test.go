@@ -69,8 +69,13 @@ func TestFailuresOfTheServiceLoseNothing(t *testing.T) {
 	for n := 1; n <= messages; n++ {
 		polling(t, server)
 		for _, fault := range []standin.Fault{
-			{Kind: standin.FaultCut}, {Kind: standin.FaultStatus, Status: 500}, {Kind: standin.FaultStatus, Status: 429},
-			{Kind: standin.FaultReset}, {Kind: standin.FaultHTML}, {Kind: standin.FaultEmpty}, {Kind: standin.FaultStatus, Status: 200, Body: `{"m":[]}`},
+			{Kind: standin.FaultCut},
+			{Kind: standin.FaultStatus, Status: 500},
+			{Kind: standin.FaultStatus, Status: 429},
+			{Kind: standin.FaultReset},
+			{Kind: standin.FaultHTML},
+			{Kind: standin.FaultEmpty},
+			{Kind: standin.FaultStatus, Status: 200, Body: `{"m":[]}`},
 		} {
 			fault.Match, fault.Times = "poll", 1
 			inject(t, server, fault)

@@ -60,8 +60,10 @@ type goListener struct {
 
 func listen(t *testing.T, client *sdk.PubNub) *goListener {
 	t.Helper()
-	l := &goListener{client: client, messages: make(chan *sdk.PNMessage, 1000), signals: make(chan *sdk.PNMessage, 100),
-		presence: make(chan *sdk.PNPresence, 100), statuses: make(chan sdk.StatusCategory, 1000)}
+	l := &goListener{
+		client: client, messages: make(chan *sdk.PNMessage, 1000), signals: make(chan *sdk.PNMessage, 100),
+		presence: make(chan *sdk.PNPresence, 100), statuses: make(chan sdk.StatusCategory, 1000),
+	}
 	listener := sdk.NewListener()
 	client.AddListener(listener)
 	ctx := t.Context()
@@ -128,8 +130,10 @@ func TestGoSDKPublishesByGetAndPostSignedAndUnsigned(t *testing.T) {
 				}
 				channel := fmt.Sprintf("waiting-room.%v-%v", sign, post)
 				for n := range 2 { // the second request carries telemetry parameters, which are signed too
-					payload := map[string]any{"action": "PATIENT_READY_CONFIRMED", "text": "a/b?c=d&e+f *!'()~ Grüße €", "n": n,
-						"pn_apns": map[string]any{"aps": map[string]any{"alert": "x"}}}
+					payload := map[string]any{
+						"action": "PATIENT_READY_CONFIRMED", "text": "a/b?c=d&e+f *!'()~ Grüße €", "n": n,
+						"pn_apns": map[string]any{"aps": map[string]any{"alert": "x"}},
+					}
 					response := must[*sdk.PublishResponse](t)(client.Publish().Channel(channel).Message(payload).UsePost(post).
 						Meta(map[string]any{"type": "state change"}).CustomMessageType("consult-state").TTL(2).ShouldStore(true).Execute())
 					got := s.Published(channel)[n]

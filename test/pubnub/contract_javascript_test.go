@@ -18,8 +18,10 @@ func TestJavaScriptSDKContract(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings, err := json.Marshal(map[string]string{"origin": s.Origin(), "publishKey": s.Config().PublishKey,
-		"subscribeKey": s.Config().SubscribeKey, "secretKey": s.Config().SecretKey})
+	settings, err := json.Marshal(map[string]string{
+		"origin": s.Origin(), "publishKey": s.Config().PublishKey,
+		"subscribeKey": s.Config().SubscribeKey, "secretKey": s.Config().SecretKey,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

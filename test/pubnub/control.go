@@ -36,9 +36,11 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 
 	switch r.Method + " " + strings.Trim(strings.TrimPrefix(r.URL.Path, controlPrefix), "/") {
 	case "GET ":
-		respond(http.StatusOK, object{"standin": ServerHeader, "publish_key": s.cfg.PublishKey, "subscribe_key": s.cfg.SubscribeKey,
+		respond(http.StatusOK, object{
+			"standin": ServerHeader, "publish_key": s.cfg.PublishKey, "subscribe_key": s.cfg.SubscribeKey,
 			"buffer_size": s.cfg.BufferSize, "strict_wildcards": s.cfg.StrictWildcards, "requests": s.Requests(),
-			"subscribers": len(s.Subscribers()), "lost": s.Lost(), "faults_served": s.FaultsServed()})
+			"subscribers": len(s.Subscribers()), "lost": s.Lost(), "faults_served": s.FaultsServed(),
+		})
 	case "POST faults":
 		var fault Fault
 		if err := body.Decode(&fault); err != nil {

@@ -30,8 +30,10 @@ const (
 )
 
 func faultKinds() []string {
-	return []string{FaultStatus, FaultHTML, FaultEmpty, FaultStall, FaultReset, FaultCut, FaultDropAnswer, FaultNotLive,
-		FaultDuplicate, FaultReorder, FaultPoison, FaultLostCursor}
+	return []string{
+		FaultStatus, FaultHTML, FaultEmpty, FaultStall, FaultReset, FaultCut, FaultDropAnswer, FaultNotLive,
+		FaultDuplicate, FaultReorder, FaultPoison, FaultLostCursor,
+	}
 }
 
 // Fault is a failure on request. The first fault that matches a request and has uses left is taken; faults of different
@@ -168,8 +170,10 @@ func (s *Server) faultBefore(c *call) (answer, bool) {
 		}
 		message := http.StatusText(status)
 		if status == http.StatusForbidden {
-			return reply(status, object{"status": status, "error": true, "service": "Access Manager", "message": message,
-				"payload": object{"channels": c.channels}}), true
+			return reply(status, object{
+				"status": status, "error": true, "service": "Access Manager", "message": message,
+				"payload": object{"channels": c.channels},
+			}), true
 		}
 		return refuse(status, "Stand-in", message), true
 	case FaultHTML, FaultEmpty:

@@ -100,8 +100,10 @@ func (s *Server) changeGroup(c *call) answer {
 			channels = append(channels, channel)
 		}
 		slices.Sort(channels)
-		return reply(http.StatusOK, object{"status": 200, "service": service, "error": false,
-			"payload": object{"channels": channels, "group": group}})
+		return reply(http.StatusOK, object{
+			"status": 200, "service": service, "error": false,
+			"payload": object{"channels": channels, "group": group},
+		})
 	case "groups-add":
 		if len(members)+len(c.channels) > maxGroupSize {
 			return refuse(http.StatusBadRequest, service, "Maximum channel count exceeded")

@@ -261,8 +261,10 @@ func (s *Server) hereNow(c *call, channels []string) answer {
 			total += n
 		}
 	}
-	return reply(http.StatusOK, object{"status": 200, "message": "OK", "service": "Presence",
-		"payload": object{"channels": found, "total_channels": len(found), "total_occupancy": total}})
+	return reply(http.StatusOK, object{
+		"status": 200, "message": "OK", "service": "Presence",
+		"payload": object{"channels": found, "total_channels": len(found), "total_occupancy": total},
+	})
 }
 
 func (s *Server) whereNow(user string) answer {

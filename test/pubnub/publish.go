@@ -75,8 +75,10 @@ func (s *Server) readMessage(c *call) (*Message, string) {
 	if refusal != "" {
 		return nil, refusal
 	}
-	m := &Message{Channel: channel, Kind: KindMessage, UUID: c.uuid(), Payload: payload, Method: c.http.Method,
-		Stored: c.query.Get("store") != "0", live: !c.flag("norep"), CustomType: c.query.Get("custom_message_type")}
+	m := &Message{
+		Channel: channel, Kind: KindMessage, UUID: c.uuid(), Payload: payload, Method: c.http.Method,
+		Stored: c.query.Get("store") != "0", live: !c.flag("norep"), CustomType: c.query.Get("custom_message_type"),
+	}
 	switch {
 	case c.op == "fire":
 		m.Kind = KindFire

@@ -35,8 +35,10 @@ func TestSignatureMatchesTheDocumentedExample(t *testing.T) {
   }
 }`
 	s := &Server{cfg: Config{PublishKey: "demo", SubscribeKey: "demo", SecretKey: "wMfbo9G0xVUG8yfTfYw5qIdfJkTd7A"}}
-	c := &call{http: httptest.NewRequest(http.MethodPost, "/", nil), path: "/v3/pam/demo/grant", segments: []string{"v3", "pam", "demo", "grant"},
-		rawQuery: "timestamp=123456789&signature=ignored&PoundsSterling=£13.37", body: []byte(body)}
+	c := &call{
+		http: httptest.NewRequest(http.MethodPost, "/", nil), path: "/v3/pam/demo/grant", segments: []string{"v3", "pam", "demo", "grant"},
+		rawQuery: "timestamp=123456789&signature=ignored&PoundsSterling=£13.37", body: []byte(body),
+	}
 	const want = "v2.k80LsDMD-sImA8rCBj-ntRKhZ8mSjHY8Ivngt9W3Yc4"
 	if got := s.signatures(c); len(got) != 1 || got[0] != want {
 		t.Errorf("signatures %v, want %s", got, want)

@@ -260,9 +260,11 @@ func (s *Server) batch(found []delivery, tt int64, first []json.RawMessage) answ
 	}
 	for _, d := range found {
 		m := d.message
-		e := envelope{Shard: "2", Publisher: m.UUID, Sequence: m.Sequence, Key: s.cfg.SubscribeKey, Channel: m.Channel,
+		e := envelope{
+			Shard: "2", Publisher: m.UUID, Sequence: m.Sequence, Key: s.cfg.SubscribeKey, Channel: m.Channel,
 			Published: cursor{strconv.FormatInt(m.Timetoken, 10), m.region}, Match: d.match, Meta: m.Meta,
-			CustomType: m.CustomType, Data: m.Payload}
+			CustomType: m.CustomType, Data: m.Payload,
+		}
 		if m.Kind == KindSignal {
 			e.Event = 1
 		}

@@ -53,8 +53,10 @@ func aBookedVisitWithApps(s *story) {
 	s.booked(10 * time.Minute)
 
 	s.checksIn(person.Say)
-	s.queued("PATIENT_ADDED", M{"entry.id": s.appointment, "entry.patientId": s.patient, "entry.providerId": s.provider,
-		"entry.departmentId": s.department, "entry.status": "checked-in", "entry.priority": "normal"})
+	s.queued("PATIENT_ADDED", M{
+		"entry.id": s.appointment, "entry.patientId": s.patient, "entry.providerId": s.provider,
+		"entry.departmentId": s.department, "entry.status": "checked-in", "entry.priority": "normal",
+	})
 	s.told(s.provider, "PATIENT_READY", M{"title": "Patient Checked In", "priority": "high", "appointmentId": s.appointment, "consultationId": s.visit()})
 	s.went("checked-in", M{"from": "scheduled", "cause": "PATIENT_CHECKED_IN"})
 	doctor.Await("PATIENT_READY in the provider's app", clinic.With("notification."+s.provider, M{"type": "PATIENT_READY", "appointmentId": s.appointment}))
@@ -206,8 +208,10 @@ func aDeviceThatRecovers(s *story) {
 // Four patients of one provider, in the order in which they arrive.
 func theUrgentGoFirst(s *story) {
 	arrive := func(appointment, patient string, extra M) {
-		s.asNurse()(s.room(), with(M{"action": "PATIENT_CHECKED_IN", "appointmentId": appointment, "patientId": patient, "deviceReady": true,
-			"consultationId": "consultation." + s.provider + "." + patient, "departmentId": s.department}, []M{extra}))
+		s.asNurse()(s.room(), with(M{
+			"action": "PATIENT_CHECKED_IN", "appointmentId": appointment, "patientId": patient, "deviceReady": true,
+			"consultationId": "consultation." + s.provider + "." + patient, "departmentId": s.department,
+		}, []M{extra}))
 		s.queued("PATIENT_ADDED", M{"entry.id": appointment})
 		s.told(s.provider, "PATIENT_READY", M{"appointmentId": appointment})
 	}

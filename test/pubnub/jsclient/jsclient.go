@@ -90,8 +90,10 @@ func Start(ctx context.Context, options Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start javascript client: %w", err)
 	}
-	c := &Client{ready: make(chan struct{}), ended: make(chan struct{}), stderr: &tail{}, waiting: make(map[int]chan reply),
-		messages: newFeed(), presence: newFeed(), statuses: newFeed()}
+	c := &Client{
+		ready: make(chan struct{}), ended: make(chan struct{}), stderr: &tail{}, waiting: make(map[int]chan reply),
+		messages: newFeed(), presence: newFeed(), statuses: newFeed(),
+	}
 	c.process = exec.CommandContext(ctx, "node", filepath.Join(directory, "client.mjs"), string(settings))
 	c.process.Stderr = c.stderr
 	c.process.WaitDelay = 5 * time.Second
