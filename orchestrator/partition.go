@@ -182,8 +182,8 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 		return p.refuseEntry(ctx, e, err)
 	}
 	codec.ResolveRole(p.rules, &ev)
-	for range conflictLimit {
-		commit, err := p.prepare(ctx, e, ev)
+	for attempt := range conflictLimit {
+		commit, err := p.prepare(ctx, e, ev, attempt == 0)
 		if err != nil {
 			return err
 		}
@@ -207,7 +207,10 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 
 // prepare resolves the record that an event is about, decides, and encodes what follows. Whatever panics on the way is
 // that entry's own fault and becomes a dead letter, so that nothing behind it waits.
-func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event) (c *states.Commit, err error) {
+//
+// The first time, a record that is about to be made is taken for absent without asking the store: the version check of the
+// commit answers for free, and the second time the store is asked.
+func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event, first bool) (c *states.Commit, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			p.lane.metrics.panics.Inc()
@@ -215,7 +218,7 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 			c, err = p.deadLetter(e, "PANIC", "the decision panicked; see the daemon's log for the stack"), nil
 		}
 	}()
-	record, facts, err := p.resolve(ctx, ev)
+	record, facts, err := p.resolve(ctx, ev, first)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +247,7 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 
 // resolve finds the record that an event is about: the visit of its appointment or of its channel's pair, the escalation
 // it names, or the desk where events about nobody known are audited.
-func (p *partition) resolve(ctx context.Context, ev states.Event) (states.Record, states.Facts, error) {
+func (p *partition) resolve(ctx context.Context, ev states.Event, first bool) (states.Record, states.Facts, error) {
 	var facts states.Facts
 	id := states.RecordID{Kind: states.KindDesk, ID: ev.Provider}
 	switch {
@@ -266,10 +269,15 @@ func (p *partition) resolve(ctx context.Context, ev states.Event) (states.Record
 			id = states.RecordID{Kind: states.KindVisit, ID: holder}
 		}
 	}
-	record, err := p.record(ctx, id)
-	if err != nil {
-		return record, facts, err
+	record, remembered := p.records[id]
+	makes := ev.Kind == states.AppointmentScheduled || ev.Kind == states.EmergencyEscalation
+	if record.ID = id; !remembered && !(first && makes) {
+		var err error
+		if record, err = p.record(ctx, id); err != nil {
+			return record, facts, err
+		}
 	}
+	var err error
 	switch {
 	case ev.Kind == states.PatientCheckedIn && (record.Visit == nil || record.Visit.Provider == ev.Provider):
 		facts.PairHolder, err = p.pair(ctx, ev.Provider, ev.Patient)
