@@ -254,7 +254,7 @@ func (p *partition) resolve(ctx context.Context, ev states.Event, first bool) (s
 	case ev.Kind == states.TimerFired:
 		id = ev.Timer.Record
 	case p.id.Lane == states.LaneEmergency:
-		id.ID = ev.Department
+		id.ID = emergencyDesk(ev.Department)
 		if ev.Escalation != "" {
 			id = states.EscalationRecord(ev.Department, ev.Escalation)
 		}
@@ -287,10 +287,13 @@ func (p *partition) resolve(ctx context.Context, ev states.Event, first bool) (s
 	case record.Version == 0 && id.Kind == states.KindVisit && ev.Kind != states.AppointmentScheduled:
 		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Provider})
 	case record.Version == 0 && id.Kind == states.KindEscalation && ev.Kind != states.EmergencyEscalation:
-		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Department})
+		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: emergencyDesk(ev.Department)})
 	}
 	return record, facts, err
 }
+
+// emergencyDesk is a department's desk, which no provider of the same id shares: the lanes never write one record.
+func emergencyDesk(department string) string { return "emergency." + department }
 
 func (p *partition) record(ctx context.Context, id states.RecordID) (states.Record, error) {
 	if r, ok := p.records[id]; ok {
@@ -390,10 +393,11 @@ func (p *partition) commit(ctx context.Context, c *states.Commit) (states.Stored
 		crash.Point("committed")
 	case states.Replayed:
 		p.position = max(p.position, c.Seq)
-		if repeated { // it was ours, applied without an answer: only the store knows its outbox entries
-			if c.Decision != nil {
-				delete(p.records, c.Decision.Record.ID)
-			}
+		if repeated { // it was ours, applied without an answer: only the store knows what it made
+			p.commits = stored.Entry
+			clear(p.records)
+			clear(p.pairs)
+			p.lane.sweeper.wake(time.Time{})
 			for _, r := range p.relays {
 				r.rescan()
 			}
@@ -482,7 +486,12 @@ func (p *partition) insist(ctx context.Context, what string, op func() error) er
 		}
 		if !failed {
 			failed = true
-			p.log.Warn().Err(err).Str("operation", what).Msg("store does not answer; trying again")
+			var away interface{ Temporary() bool }
+			if errors.As(err, &away) && away.Temporary() {
+				p.log.Warn().Err(err).Str("operation", what).Msg("store does not answer; trying again")
+			} else { // passing over the entry would lose it, so everything behind it waits for the operator
+				p.log.Error().Err(err).Str("operation", what).Msg("partition cannot go on until this is mended")
+			}
 		}
 		p.lane.metrics.storeErrors.Inc()
 		if !wait.wait(ctx) {

@@ -23,7 +23,7 @@ type sweeper struct {
 	waked chan struct{}
 
 	mu    sync.Mutex
-	next  time.Time // when the sweeper will look again, in the store's time; zero: not before it is woken
+	next  time.Time // when the sweeper will look again, in the store's time; zero: it does not know yet
 	fired map[states.TimerID]time.Time
 }
 
@@ -69,6 +69,9 @@ func (s *sweeper) sweep(ctx context.Context) time.Duration {
 	if len(ids) == 0 {
 		return time.Hour // an acquisition wakes it
 	}
+	s.mu.Lock()
+	s.next = time.Time{} // until it is known when to look again, whatever is armed wakes: this look may not have seen it
+	s.mu.Unlock()
 	look, err := s.l.Store.Due(ctx, ids, dueBatch)
 	if err != nil {
 		if ctx.Err() == nil {
