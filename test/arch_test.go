@@ -76,6 +76,7 @@ var clocks = map[string]string{
 // reveals are the files that take a secret or a patient's words out of their type, each with its reason.
 var reveals = map[string]string{
 	"config/config.go":              "the audit key is parsed",
+	"config/secret.go":              "the type itself",
 	"config/check.go":               "the form of the sealing keyset is checked",
 	"store/record.go":               "a reason is sealed",
 	"orchestrator/daemon/daemon.go": "clients get their credentials",
