@@ -25,7 +25,7 @@ const CipherKey = "cipher-key-of-the-test-clinic"
 const Organization = "test-clinic"
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = 45 * time.Second
 
 // Clinic is the servers and the configuration that leads to them.
 type Clinic struct {
