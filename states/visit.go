@@ -215,8 +215,15 @@ func (x *draft) fireOnVisit(v *Visit) Guard {
 	switch x.ev.Timer.Kind {
 	case TimerLongWait:
 		v.LongWaits++
-		if due, on := x.rules.Timing.dueFor(TimerLongWait, v, x.ev.At); on {
-			x.arm(TimerLongWait, due)
+		for { // levels that passed meanwhile, while the daemon was down or the patient with the provider, count as this one
+			due, on := x.rules.Timing.dueFor(TimerLongWait, v, x.ev.At)
+			if on && due.After(x.ev.At) {
+				x.arm(TimerLongWait, due)
+			}
+			if !on || due.After(x.ev.At) {
+				break
+			}
+			v.LongWaits++
 		}
 	case TimerConnectHard:
 		v.ProviderPresent = false
@@ -438,11 +445,11 @@ func (x *draft) notifyAbout(old, v *Visit) {
 	case EmergencyRequested:
 		x.raise(v.Department)
 	case TimerFired:
-		x.notifyOfTimer(v)
+		x.notifyOfTimer(old, v)
 	}
 }
 
-func (x *draft) notifyOfTimer(v *Visit) {
+func (x *draft) notifyOfTimer(old, v *Visit) {
 	switch x.ev.Timer.Kind {
 	case TimerNoShow:
 		x.notify(v.Patient, NoticeNoShow, NoticeNormal, change(string(v.State)))
@@ -450,11 +457,12 @@ func (x *draft) notifyOfTimer(v *Visit) {
 	case TimerReadiness:
 		x.notify(v.Patient, NoticeDeviceCheck, NoticeHigh, nil)
 	case TimerLongWait:
-		fields := map[string]any{"level": v.LongWaits, "waitedMinutes": minutes(x.ev.At.Sub(v.CheckedInAt))}
-		if v.LongWaits < 2 {
-			x.notify(v.Patient, NoticeQueueDelay, NoticeNormal, fields)
-		} else {
-			x.notify(v.Provider, NoticePatientWaiting, NoticeHigh, fields)
+		waited := minutes(x.ev.At.Sub(v.CheckedInAt))
+		if old.LongWaits < 1 {
+			x.notify(v.Patient, NoticeQueueDelay, NoticeNormal, map[string]any{"level": 1, "waitedMinutes": waited})
+		}
+		if v.LongWaits > 1 {
+			x.notify(v.Provider, NoticePatientWaiting, NoticeHigh, map[string]any{"level": v.LongWaits, "waitedMinutes": waited})
 		}
 	case TimerWaitLimit:
 		x.notify(v.Patient, NoticeVisitCancelled, NoticeHigh, change(string(v.State)))

@@ -539,6 +539,22 @@ func TestALongWait(t *testing.T) {
 		expire`)
 }
 
+// With the daemon down until the second level has passed too, everybody is told once; the third comes at its time.
+func TestALongWaitThatNobodyWatched(t *testing.T) {
+	s := aVisit(t).checkedIn()
+	armed, _ := s.record.Visit.Timers.Armed(states.TimerLongWait)
+	s.wait(40*time.Minute).does(states.Actor{}, states.TimerFired, timer(s.record.ID, states.TimerLongWait, armed.Generation)).gives(`
+		checked-in
+		notify pat-1 QUEUE_DELAY normal [level:1 waitedMinutes:40]
+		notify dr-lee PATIENT_WAITING high [level:2 waitedMinutes:40]
+		arm long-wait #2 in 5m0s
+		audit EVENT_ACCEPTED TIMER_LONG_WAIT info`)
+	s.fires(states.TimerLongWait).gives(`
+		checked-in
+		notify dr-lee PATIENT_WAITING high [level:3 waitedMinutes:45]
+		audit EVENT_ACCEPTED TIMER_LONG_WAIT info`)
+}
+
 func TestTimersThatTheRulesSwitchOff(t *testing.T) {
 	s := aVisit(t)
 	s.rules.Timing = states.Timing{}
