@@ -404,3 +404,42 @@ func decoded(t *testing.T, data []byte) M {
 	}
 	return body
 }
+
+func timerKind(name string) states.TimerKind { return states.TimerKind(name) }
+
+// claimAll names what is left on a channel, as long as it is of the given type.
+func (s *story) claimAll(channel, what string) {
+	list := s.on(channel)
+	for s.claimed[channel] < len(list) && strings.HasPrefix(describe(list[s.claimed[channel]]), what) {
+		s.claimed[channel]++
+	}
+}
+
+// raises is a call for help to the story's department.
+func (s *story) raises(who voice, extra ...M) {
+	s.t.Helper()
+	s.escalation = "esc-" + s.department
+	who(s.emergency(), with(M{"action": "EMERGENCY_ESCALATION", "id": s.escalation, "escalatedBy": "nurse-lee", "severity": "critical",
+		"reasonCode": "collapse", "consultationId": s.visit(), "status": "active"}, extra))
+}
+
+// everybodyPaged names the pages to both people on call.
+func (s *story) everybodyPaged(round int) {
+	s.t.Helper()
+	for _, p := range s.onCall {
+		s.pagedOnBoth(p, round)
+	}
+}
+
+// pagedOnBoth names a page in all its forms: to the app, and by SMS.
+func (s *story) pagedOnBoth(person string, round int) {
+	s.t.Helper()
+	s.told(person, "EMERGENCY_ESCALATION", M{"round": round, "priority": "critical", "departmentId": s.department, "escalationId": s.escalation})
+	s.paged(person, M{"round": round, "priority": "critical", "escalationId": s.escalation})
+}
+
+// answers is what somebody on call says to the story's emergency.
+func (s *story) answers(who voice, person, action string, extra ...M) {
+	s.t.Helper()
+	who(s.emergency(), with(M{"action": action, "escalationId": s.escalation, "userId": person}, extra))
+}
