@@ -54,6 +54,7 @@ type Options struct {
 type Client struct {
 	Conn *nats.Conn
 	JS   jetstream.JetStream
+	log  zerolog.Logger
 }
 
 // Connect opens a connection, trying until ctx ends; refused credentials end it at once. From then on the connection
@@ -76,7 +77,7 @@ func Connect(ctx context.Context, o Options) (*Client, error) {
 				nc.Close()
 				return nil, fmt.Errorf("jetstream: %w", err)
 			}
-			return &Client{Conn: nc, JS: js}, nil
+			return &Client{Conn: nc, JS: js, log: o.Logger}, nil
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("connect to nats: %w: check the configured credentials", err)

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait; it is reached only when something is broken.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 func testContext(tb testing.TB) context.Context {
 	tb.Helper()

@@ -387,7 +387,7 @@ func BenchmarkRead(b *testing.B) {
 		m.Header.Set(handlers.HeaderActor, "patient-1")
 		m.Header.Set(handlers.HeaderSource, "pubnub")
 		m.Header.Set(handlers.HeaderTimetoken, "17000000000000000")
-		if _, err := c.JS.PublishMsgAsync(m, jetstream.WithMsgID(strconv.Itoa(i))); err != nil {
+		if _, err := c.JS.PublishMsgAsync(m, jetstream.WithMsgID(strconv.Itoa(i)), jetstream.WithStallWait(patience)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -81,6 +81,7 @@ func (r *reader) run(ctx context.Context, deliver func(message) error) error {
 		if r.pos != before {
 			pause, timeout = firstSessionTry, firstTry
 		}
+		r.client.log.Debug().Err(err).Str("stream", r.stream).Uint64("after", r.pos).Msg("reading was interrupted; going on with a new consumer")
 		if !sleep(ctx, pause) {
 			return ctx.Err()
 		}
