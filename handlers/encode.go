@@ -268,18 +268,25 @@ func headerRole(r states.Role) string {
 }
 
 // Raise is the short way of an EMERGENCY_REQUESTED that came over PubNub: the log entry that the decision about it will
-// lead to as well, with the same ids, so that whichever comes second is a repeat. The error is a *Refused.
-func (c *Codec) Raise(channel, publisher, timetoken string, plain []byte, department string) (states.Entry, error) {
+// lead to as well, with the same ids, so that whichever comes second is a repeat. visit says which visit the request is
+// about ("" when none is known) and which department is to be paged. The error is a *Refused.
+func (c *Codec) Raise(
+	channel, publisher, timetoken string, plain []byte, visit func(states.Event) (appointment, department string),
+) (states.Entry, error) {
 	ev, refused := c.requested(channel, publisher, timetoken, plain)
 	if refused != nil {
 		return states.Entry{}, refused
+	}
+	appointment, department := visit(ev)
+	if appointment == "" {
+		appointment = ev.Appointment
 	}
 	if err := one("department", department); err != nil {
 		return states.Entry{}, refuse(CodeBadIdentifier, err.Error())
 	}
 	id := states.EscalationID(ev.ID)
 	data := escalationRaised{
-		id: id, at: ev.At, appointment: ev.Appointment, consultation: ev.Consultation, by: ev.Actor.ID,
+		id: id, at: ev.At, appointment: appointment, consultation: ev.Consultation, by: ev.Actor.ID,
 		severity: string(ev.Severity), reasonCode: ev.ReasonCode,
 	}.message()
 	return states.Entry{

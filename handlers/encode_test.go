@@ -450,6 +450,9 @@ func TestEncodeIsTheSameEveryTime(t *testing.T) {
 	}
 }
 
+// inCardiology finds every visit there.
+func inCardiology(states.Event) (appointment, department string) { return "apt-1", "cardiology" }
+
 func TestShortWayOfAnEmergencyMeetsTheLongOne(t *testing.T) {
 	codec := newCodec(t)
 	for _, user := range []string{"pat-1", "someone@example.org"} {
@@ -460,8 +463,8 @@ func TestShortWayOfAnEmergencyMeetsTheLongOne(t *testing.T) {
 		subject, _ := MessageSubject(c.said[i].Channel)
 		fits(t, outboundSchemas(t)["internal/raise"], c.said[i].Payload)
 		long := c.raised(subject, c.said[i].Message)
-		plain := fmt.Sprintf(`{"timestamp":"%s","action":"EMERGENCY_REQUESTED","appointmentId":"apt-1","reason":"%s","reasonCode":"fall"}`, c.now.Format(time.RFC3339), phi)
-		short, err := codec.Raise(visit, user, fmt.Sprint(c.now.UnixNano()/100), []byte(plain), "cardiology")
+		plain := fmt.Sprintf(`{"timestamp":"%s","action":"EMERGENCY_REQUESTED","reason":"%s","reasonCode":"fall"}`, c.now.Format(time.RFC3339), phi)
+		short, err := codec.Raise(visit, user, fmt.Sprint(c.now.UnixNano()/100), []byte(plain), inCardiology)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -498,7 +501,7 @@ func TestRaiseRefusesWhatIsNoRequest(t *testing.T) {
 		"no department":    {visit, "pat-1", ok, "", CodeBadIdentifier},
 		"an unknown field": {visit, "pat-1", `{"action":"EMERGENCY_REQUESTED","note":"` + phi + `"}`, "cardiology", CodeSchema},
 	} {
-		_, err := codec.Raise(test.channel, test.user, "17724420000000001", []byte(test.plain), test.department)
+		_, err := codec.Raise(test.channel, test.user, "17724420000000001", []byte(test.plain), func(states.Event) (string, string) { return "", test.department })
 		var r *Refused
 		if !errors.As(err, &r) || r.Code != test.code || strings.Contains(r.Error(), "Quagga") {
 			t.Errorf("%s: %v, want %s", what, err, test.code)

@@ -1,8 +1,8 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -71,11 +71,7 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 // raise puts an emergency that was asked for inside a visit straight into the emergency log. The visit's own lane raises
 // it too; both derive the same ids, so the second one is a repeat of the first.
 func (d *Daemon) raise(ctx context.Context, p *parts, channel, publisher, timetoken string, plain []byte) error {
-	department := d.department(ctx, p, channel)
-	if department == "" {
-		return errors.New("no department for the emergency, and no default one is configured")
-	}
-	entry, err := p.codec.Raise(channel, publisher, timetoken, plain, department)
+	entry, err := p.codec.Raise(channel, publisher, timetoken, plain, func(ev states.Event) (string, string) { return d.visitOf(ctx, p, ev) })
 	if err != nil {
 		return err
 	}
@@ -123,21 +119,25 @@ func spokenOn(ctx context.Context, p *parts) ([]string, error) {
 	return channels, nil
 }
 
-func (d *Daemon) department(ctx context.Context, p *parts, channel string) string {
+// visitOf finds the visit that an emergency was asked for in, as deciding about it will: the one that the message names,
+// else the one that its channel means at present. For a visit that is not known the department is the message's or the
+// default one. It gives "" only when no default is configured, which the codec refuses.
+func (d *Daemon) visitOf(ctx context.Context, p *parts, ev states.Event) (appointment, department string) {
 	ctx, cancel := context.WithTimeout(ctx, lookupLimit)
 	defer cancel()
 	s := p.stores[states.LaneEmergency]
-	c, err := handlers.ParseChannel(channel)
-	if err != nil {
-		return d.cfg.Escalation.DefaultDepartment
+	holder, err := ev.Appointment, error(nil)
+	if holder == "" {
+		holder, err = s.Pair(ctx, ev.Provider, ev.Patient)
 	}
-	holder, err := s.Pair(ctx, c.Provider, c.Patient)
 	if err == nil && holder != "" {
-		records, err := s.Load(ctx, states.RecordID{Kind: states.KindVisit, ID: holder})
+		var records []states.Record
+		records, err = s.Load(ctx, states.RecordID{Kind: states.KindVisit, ID: holder})
 		if err == nil && records[0].Visit != nil {
-			return records[0].Visit.Department
+			return records[0].Visit.Appointment, records[0].Visit.Department
 		}
 	}
-	d.log.Warn().AnErr("lookup", err).Msg("department of an emergency not found; the default department is paged")
-	return d.cfg.Escalation.DefaultDepartment
+	department = cmp.Or(ev.Department, d.cfg.Escalation.DefaultDepartment)
+	d.log.Warn().AnErr("lookup", err).Str("department", department).Msg("the visit of an emergency was not found; another department is paged for it")
+	return "", department
 }
