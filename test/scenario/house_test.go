@@ -474,8 +474,10 @@ func (h *house) nothingLeaks() {
 	for _, ops := range h.ops { // of those that still run
 		if text, ok := get(ops + "/metrics"); ok {
 			asked = true
-			for _, metric := range []string{"consultd_events_decided_total", "consultd_commits_total", "consultd_messages_delivered_total",
-				"consultd_partitions_owned", "consultd_event_seconds_bucket", "consultd_timer_lateness_seconds_bucket", "go_goroutines"} {
+			for _, metric := range []string{
+				"consultd_events_decided_total", "consultd_commits_total", "consultd_messages_delivered_total",
+				"consultd_partitions_owned", "consultd_event_seconds_bucket", "consultd_timer_lateness_seconds_bucket", "go_goroutines",
+			} {
 				if !strings.Contains(text, "\n"+metric) {
 					h.t.Errorf("/metrics has no %s", metric)
 				}

@@ -443,3 +443,13 @@ func (s *story) answers(who voice, person, action string, extra ...M) {
 	s.t.Helper()
 	who(s.emergency(), with(M{"action": action, "escalationId": s.escalation, "userId": person}, extra))
 }
+
+// storedEscalation is the emergency as Redis keeps it; nil when there is none.
+func (s *story) storedEscalation() *states.Escalation {
+	s.t.Helper()
+	records, err := s.house.store.Load(s.t.Context(), states.EscalationRecord(s.department, s.escalation))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return records[0].Escalation
+}

@@ -103,8 +103,10 @@ func TestTimersOfTheConsultation(t *testing.T) {
 	h.tell(map[string]func(*story){
 		"the patient does not connect and gets the place back": func(s *story) {
 			s.waits()
-			s.asNurse()(s.room(), M{"action": "PATIENT_CHECKED_IN", "appointmentId": s.appointment + "-2", "patientId": s.patient + "-2",
-				"consultationId": "consultation." + s.provider + "." + s.patient + "-2", "departmentId": s.department, "deviceReady": true})
+			s.asNurse()(s.room(), M{
+				"action": "PATIENT_CHECKED_IN", "appointmentId": s.appointment + "-2", "patientId": s.patient + "-2",
+				"consultationId": "consultation." + s.provider + "." + s.patient + "-2", "departmentId": s.department, "deviceReady": true,
+			})
 			s.queued("PATIENT_ADDED")
 			s.told(s.provider, "PATIENT_READY")
 			s.providerSays(s.asProvider(), "PROVIDER_JOINED")
@@ -178,9 +180,11 @@ func TestTimersOfTheConsultation(t *testing.T) {
 // then, in due order, and nothing is said that was said before.
 func TestTimersSurviveARestart(t *testing.T) {
 	t.Parallel()
-	h := open(t, build{timing: `check_in_opens: 0s, no_show: 1500ms, readiness: 1500ms, long_wait: [2s, 2200ms, 2400ms, 1h], wait_limit: 2h,
+	h := open(t, build{
+		timing: `check_in_opens: 0s, no_show: 1500ms, readiness: 1500ms, long_wait: [2s, 2200ms, 2400ms, 1h], wait_limit: 2h,
   connect_soft: 0s, connect_hard: 0s, provider_drop: 1500ms, patient_drop: 0s, both_absent: 0s, wrap_up_soft: 1500ms, wrap_up_hard: 1h`,
-		paging: "  re_page: {critical: 1500ms}\n  failsafe_after: 100\n", manual: true})
+		paging: "  re_page: {critical: 1500ms}\n  failsafe_after: 100\n", manual: true,
+	})
 	d := h.run()
 	h.listen()
 	arriving, booked, held, wrapping, calling := h.story(t), h.story(t), h.story(t), h.story(t), h.story(t)
