@@ -54,7 +54,8 @@ func TestConnectAuthenticates(t *testing.T) {
 	}{
 		"user": {
 			func(o *server.Options) { o.Users = []*server.User{{Username: "consultd", Password: "canary"}} },
-			Options{User: "consultd", Password: "canary"}, Options{User: "consultd", Password: "other-canary"},
+			Options{User: "consultd", Password: "canary"},
+			Options{User: "consultd", Password: "other-canary"},
 		},
 		"token": {
 			func(o *server.Options) { o.Authorization = "canary" }, Options{Token: "canary"}, Options{Token: "other-canary"},

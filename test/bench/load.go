@@ -264,7 +264,7 @@ func (l *load) paced(perSecond int) func(context.Context, []*visit) error {
 			s int
 		}
 		ready := make(chan turn, len(visits)*len(steps))
-		for i := 0; i < len(visits); i++ {
+		for i := range visits {
 			ready <- turn{visits[i], 0}
 		}
 		left := len(visits) * len(steps)

@@ -259,7 +259,7 @@ func TestGoSDKPagesThroughHistoryAndDeletes(t *testing.T) {
 		if len(page) < 100 {
 			break
 		}
-		fmt.Sscan(page[0].Timetoken, &start)
+		_, _ = fmt.Sscan(page[0].Timetoken, &start)
 	}
 	if want := strings.Trim(fmt.Sprint(tokens), "[]"); strings.Join(found, " ") != want {
 		t.Errorf("paged %d messages back, or in another order; want %d", len(found), total)
