@@ -38,11 +38,7 @@ func (c *Codec) Encode(_ *states.Rules, ev states.Event, d *states.Decision) (ma
 		}
 	}
 	if len(d.Audit) > 0 {
-		m, err := c.encodeAudit(d.Audit)
-		if err != nil {
-			return nil, err
-		}
-		out[states.SinkAudit] = []states.Message{m}
+		out[states.SinkAudit] = []states.Message{c.encodeAudit(d.Audit)}
 	}
 	return out, nil
 }
@@ -300,14 +296,16 @@ func (c *Codec) Raise(
 
 // encodeAudit writes all audit entries of a decision as one message. It has no limit of size: it goes to NATS only, and an
 // audit entry is never left out.
-func (c *Codec) encodeAudit(entries []states.AuditEntry) (states.Message, error) {
-	payload, err := json.Marshal(struct {
-		Entries []states.AuditEntry `json:"entries"`
-	}{entries})
-	if err != nil {
-		return states.Message{}, fmt.Errorf("encode audit entries: %w", err)
+func (c *Codec) encodeAudit(entries []states.AuditEntry) states.Message {
+	payload := append(make([]byte, 0, 640*len(entries)), `{"entries":[`...)
+	for i := range entries {
+		if i > 0 {
+			payload = append(payload, ',')
+		}
+		payload = entries[i].AppendJSON(payload)
 	}
-	return states.Message{ID: entries[0].ID, Channel: Audit(c.organization), Payload: payload}, nil
+	payload = append(payload, `]}`...)
+	return states.Message{ID: entries[0].ID, Channel: Audit(c.organization), Payload: payload}
 }
 
 // object writes a JSON object key by key, in the order of the calls. Reflection over a map of fields would cost more than

@@ -42,15 +42,15 @@ const (
 // of the second as they have, and <, >, & as \u003c, \u003e, \u0026. Prev is a field, so a hash covers all entries before it.
 func (e *AuditEntry) Sum() string {
 	var room [1024]byte
-	sum := sha256.Sum256(e.appendJSON(room[:0]))
+	sum := sha256.Sum256(e.append(room[:0], ""))
 	var out [2 * sha256.Size]byte
 	hex.Encode(out[:], sum[:])
 	return string(out[:])
 }
 
-// appendJSON writes the entry without its hash, byte for byte as encoding/json would (a test compares): an entry is summed
+// append writes the entry with the given hash, byte for byte as encoding/json would (a test compares): an entry is summed
 // on every decision, several times, and reflection would cost more than the rest of the decision.
-func (e *AuditEntry) appendJSON(b []byte) []byte {
+func (e *AuditEntry) append(b []byte, hash string) []byte {
 	b = append(b, `{"id":`...)
 	b = appendString(b, e.ID)
 	b = append(b, `,"timestamp":"`...)
@@ -103,7 +103,8 @@ func (e *AuditEntry) appendJSON(b []byte) []byte {
 	b = strconv.AppendInt(b, e.Seq, 10)
 	b = append(b, `,"prev":`...)
 	b = appendString(b, e.Prev)
-	return append(b, `,"hash":""}`...)
+	b = append(b, `,"hash":`...)
+	return append(appendString(b, hash), '}')
 }
 
 // appendString quotes a string. Identifiers and codes are plain; whatever is not goes through encoding/json.
@@ -121,6 +122,9 @@ func appendString(b []byte, s string) []byte {
 	b = append(b, s...)
 	return append(b, '"')
 }
+
+// AppendJSON appends the entry as encoding/json writes it, without its price: every decision has entries to write.
+func (e *AuditEntry) AppendJSON(b []byte) []byte { return e.append(b, e.Hash) }
 
 // VerifyChain follows a chain of audit entries from a known head (the zero Chain for the beginning) and returns the new
 // head. The error names the first entry that was changed, removed, inserted or moved.

@@ -36,6 +36,9 @@ func TestAnybodyCanRecomputeTheHash(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if whole, err := json.Marshal(e); err != nil || string(e.AppendJSON([]byte("x"))) != "x"+string(whole) {
+			t.Fatalf("AppendJSON writes %s, encoding/json %s", e.AppendJSON(nil), whole)
+		}
 		sum := sha256.Sum256(form)
 		if got, want := e.Sum(), hex.EncodeToString(sum[:]); got != want {
 			t.Fatalf("the hash is %s, of %s it is %s", got, form, want)
