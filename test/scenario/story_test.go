@@ -26,6 +26,7 @@ type story struct {
 	escalation                                 string    // the emergency that the story is about, once it is known
 
 	claimed map[string]int // messages named so far, by channel
+	turn    int            // how often goesOn was asked
 }
 
 // sharedSupervisor is the failsafe of every department: a story looks only at what concerns its own emergency.
