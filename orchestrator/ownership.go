@@ -59,7 +59,8 @@ func (l *lane) rebalance(ctx context.Context) error {
 		return err
 	}
 	if len(give) > 0 {
-		l.release(ctx, give)
+		// Nothing is renewed meanwhile, so it must be short. What a sink has not taken by then the next owner delivers.
+		l.release(ctx, give, min(l.engine.Drain, l.engine.Lease/4))
 	}
 	if len(want) > 0 {
 		return l.acquire(ctx, want)
@@ -89,33 +90,48 @@ func (l *lane) renew(ctx context.Context, keep []states.Partition) error {
 	return nil
 }
 
+// acquire takes partitions. It ends early enough for what is owned already to be renewed in time; what it had no time for
+// stays leased to us and is acquired anew at the next turn.
 func (l *lane) acquire(ctx context.Context, want []states.Partition) error {
+	ctx, cancel := context.WithTimeout(ctx, l.engine.Lease/2)
+	defer cancel()
 	leases, err := l.Store.Acquire(ctx, l.engine.Owner, l.engine.Lease, want)
 	if err != nil {
 		return err
 	}
 	started := 0
+	defer func() { // also after an error half way: a started partition that no pass takes along would never be read
+		if started == 0 {
+			return
+		}
+		l.countOwned()
+		l.log.Info().Int("acquired", started).Int("owned", l.ownedCount()).Msg("partitions acquired")
+		l.restartPass()
+		l.sweeper.wake(time.Time{})
+	}()
+	type inForce struct {
+		rules *states.Rules
+		seq   uint64
+	}
+	known := map[uint64]inForce{} // nearly always the same ones for all
 	for id, lease := range leases {
-		rules, rulesSeq, err := l.rulesAt(ctx, lease.RulesSeq)
-		if err != nil {
-			return err // the lease stays with us and is tried again at the next turn
+		r, ok := known[lease.RulesSeq]
+		if !ok {
+			if r.rules, r.seq, err = l.rulesAt(ctx, lease.RulesSeq); err != nil {
+				return err
+			}
+			known[lease.RulesSeq] = r
 		}
 		marks, err := l.Marks.LoadMarks(ctx, id)
 		if err != nil {
 			return err
 		}
-		p := newPartition(l, id, lease, rules, rulesSeq, marks)
+		p := newPartition(l, id, lease, r.rules, r.seq, marks)
 		l.mu.Lock()
 		l.owned[id.Number] = p
 		l.mu.Unlock()
 		p.start()
 		started++
-	}
-	l.countOwned()
-	if started > 0 {
-		l.log.Info().Int("acquired", started).Int("owned", l.ownedCount()).Msg("partitions acquired")
-		l.restartPass()
-		l.sweeper.wake(time.Time{})
 	}
 	return nil
 }
@@ -145,8 +161,9 @@ func stopAll(ps []*partition, drain time.Duration) {
 	wg.Wait()
 }
 
-// release stops partitions in order (what is in hand is finished and delivered) and gives their leases back.
-func (l *lane) release(ctx context.Context, give []states.Partition) {
+// release stops partitions in order (what is in hand is finished, and delivered if that takes no longer than drain) and
+// gives their leases back.
+func (l *lane) release(ctx context.Context, give []states.Partition, drain time.Duration) {
 	var ps []*partition
 	l.mu.Lock()
 	for _, id := range give {
@@ -156,7 +173,7 @@ func (l *lane) release(ctx context.Context, give []states.Partition) {
 		}
 	}
 	l.mu.Unlock()
-	stopAll(ps, l.engine.Drain)
+	stopAll(ps, drain)
 	l.countOwned()
 	if err := l.Store.Release(ctx, l.engine.Owner, give); err != nil {
 		l.log.Warn().Err(err).Msg("leases not given back; they expire by themselves")
@@ -172,7 +189,7 @@ func (l *lane) releaseAll() {
 			give = append(give, states.Partition{Lane: l.Lane, Number: n})
 		}
 	}
-	l.release(ctx, give)
+	l.release(ctx, give, l.engine.Drain)
 	if err := l.Store.Leave(ctx, l.member()); err != nil {
 		l.log.Warn().Err(err).Msg("membership not given back; it expires by itself")
 	}
