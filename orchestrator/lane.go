@@ -58,6 +58,7 @@ func (l *lane) run(ctx context.Context) error {
 	wg.Go(func() { l.readLoop(readCtx) })
 	wg.Go(func() { l.sweeper.run(readCtx) })
 	wg.Go(func() { l.markLoop(readCtx) })
+	wg.Go(func() { l.rulesLoop(readCtx) })
 	l.ownLoop(ctx)
 	stopReading()
 	wg.Wait()
