@@ -177,11 +177,10 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 	if e.Subject == codec.RulesSubject(p.lane.Lane) {
 		return p.changeRules(ctx, e)
 	}
-	ev, err := codec.Decode(e)
+	ev, err := p.read(e)
 	if err != nil {
 		return p.refuseEntry(ctx, e, err)
 	}
-	codec.ResolveRole(p.rules, &ev)
 	for attempt := range conflictLimit {
 		commit, err := p.prepare(ctx, e, ev, attempt == 0)
 		if err != nil {
@@ -203,6 +202,23 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 		return nil
 	}
 	return fmt.Errorf("entry %d: %d version conflicts in a row", e.Seq, conflictLimit)
+}
+
+// read decodes an entry. One that makes the decoder panic is refused like any other that cannot be read: with the process
+// it would bring down every lane, again after each restart.
+func (p *partition) read(e states.Entry) (ev states.Event, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.lane.metrics.panics.Inc()
+			p.log.Error().Uint64("seq", e.Seq).Bytes("stack", debug.Stack()).Msg("reading an entry panicked")
+			err = errors.New("the decoder panicked")
+		}
+	}()
+	codec := p.lane.engine.Codec
+	if ev, err = codec.Decode(e); err == nil {
+		codec.ResolveRole(p.rules, &ev)
+	}
+	return ev, err
 }
 
 // prepare resolves the record that an event is about, decides, and encodes what follows. Whatever panics on the way is
