@@ -15,6 +15,8 @@ import (
 const (
 	relayQueue = 128 // commits handed over in memory before the relay reads the outbox instead
 	relayBatch = 64
+
+	recheckLimit = 250 * time.Millisecond // a page waits at most this long for the store to say that it is not needed
 )
 
 // relay delivers one partition's outbox to one sink, in commit order, one commit at a time. Commits are handed to it in
@@ -97,6 +99,10 @@ func (r *relay) stop(drain time.Duration) {
 		<-r.ended
 	}
 	r.cancel()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.p.lane.metrics.backlog.WithLabelValues(string(r.sink)).Sub(float64(r.outstanding)) // the next owner's from now on
+	r.outstanding = 0
 }
 
 func (r *relay) run(ctx context.Context) {
@@ -188,7 +194,6 @@ func (r *relay) deliver(ctx context.Context, e states.Pending) bool {
 	if e.Seq <= r.mark {
 		messages = nil // said before the store forgot
 	}
-	messages = r.recheck(ctx, messages)
 	crash.Point("relay.before." + string(r.sink))
 	if !r.say(ctx, e.Seq, messages) {
 		return false
@@ -206,17 +211,25 @@ func (r *relay) deliver(ctx context.Context, e states.Pending) bool {
 	if counted {
 		r.p.lane.metrics.backlog.WithLabelValues(string(r.sink)).Dec()
 	}
-	r.p.lane.metrics.delivered.WithLabelValues(string(r.sink)).Add(float64(len(messages)))
 	return true
 }
 
 // say repeats until the sink has taken the messages; one that it will never take is reported and passed over.
 func (r *relay) say(ctx context.Context, seq uint64, messages []states.Message) bool {
-	wait := newBackoff(50*time.Millisecond, 10*time.Second)
+	most := 10 * time.Second
+	if r.p.id.Lane == states.LaneEmergency {
+		most = time.Second // a page must not wait long after its sink is back
+	}
+	wait := newBackoff(50*time.Millisecond, most)
 	failed := false
-	for len(messages) > 0 {
+	for {
+		messages = r.recheck(ctx, messages) // again before each attempt: it may have been answered while the sink was away
+		if len(messages) == 0 {
+			break
+		}
 		err := r.publisher.Publish(ctx, messages)
 		if err == nil {
+			r.p.lane.metrics.delivered.WithLabelValues(string(r.sink)).Add(float64(len(messages)))
 			break
 		}
 		if ctx.Err() != nil {
@@ -258,6 +271,8 @@ func (r *relay) recheck(ctx context.Context, messages []states.Message) []states
 		return messages
 	}
 	id := states.RecordID{Kind: states.KindEscalation, ID: messages[first].Escalation}
+	ctx, cancel := context.WithTimeout(ctx, recheckLimit)
+	defer cancel()
 	records, err := r.p.lane.Store.Load(ctx, id)
 	if err != nil || records[0].Escalation == nil || !records[0].Escalation.Answered() {
 		return messages
