@@ -38,13 +38,16 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 	}
 	stats := &pubnub.Stats{}
 	registerPubNub(d.registry, stats)
-	apps, err := pubnub.NewPublisher(pubnub.PublisherOptions{
-		Account: d.account(), Ring: p.ring, Clear: d.cfg.PubNub.ClearChannels, Stats: stats,
-	})
-	if err != nil {
-		return err
+	p.apps = map[states.Lane]*pubnub.Publisher{}
+	for lane := range lanes { // each with a breaker and connections of its own: a refused check-in suspends no page
+		apps, err := pubnub.NewPublisher(pubnub.PublisherOptions{
+			Account: d.account(), Ring: p.ring, Clear: d.cfg.PubNub.ClearChannels, Stats: stats,
+		})
+		if err != nil {
+			return err
+		}
+		p.apps[lane] = apps
 	}
-	p.apps = apps
 	log := d.log.With().Str("component", "pubnub").Logger()
 	cell, err := nats.NewCell(ctx, p.connections[states.LaneNormal].JS, "pubnub")
 	if err != nil {

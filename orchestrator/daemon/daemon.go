@@ -75,7 +75,7 @@ type parts struct {
 	stores      map[states.Lane]*store.Store
 	ring        *pubnub.KeyRing
 	codec       *handlers.Codec
-	apps        *pubnub.Publisher
+	apps        map[states.Lane]*pubnub.Publisher // nil without PubNub
 	ingest      *pubnub.Ingest
 	onCall      *oncall.Source
 	engine      *orchestrator.Engine
@@ -131,9 +131,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		})
 		return ended
 	}
-	start(rest, "audit notary", p.notary.Run)
+	start(rest, "audit notary", func(ctx context.Context) error { d.notarize(ctx, p.notary); return nil })
 	if p.projector != nil {
-		start(rest, "audit projection", func(ctx context.Context) error { return p.projector.Run(ctx, p.apps.Publish) })
+		start(rest, "audit projection", func(ctx context.Context) error { return p.projector.Run(ctx, p.apps[states.LaneNormal].Publish) })
 	}
 	if p.onCall != nil {
 		start(rest, "on-call source", func(ctx context.Context) error { p.onCall.Run(ctx); return nil })
@@ -164,6 +164,21 @@ func (d *Daemon) Run(ctx context.Context) error {
 	err := group.Wait()
 	d.log.Info().Msg("stopped")
 	return err
+}
+
+// notarize seals the audit trail until ctx ends. A trail that cannot be sealed is for an operator to look at and no reason
+// to stop paging; the entries stay, and are sealed later.
+func (d *Daemon) notarize(ctx context.Context, notary *nats.Notary) {
+	for {
+		if err := notary.Run(ctx); err != nil {
+			d.log.Error().Err(err).Msg("audit trail is not sealed; trying again in a minute")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+		}
+	}
 }
 
 func (d *Daemon) build(ctx context.Context, p *parts) error {
@@ -331,7 +346,7 @@ func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 		broker := nats.NewPublisher(c)
 		sinks := map[states.Sink]orchestrator.Publisher{states.SinkNATS: broker, states.SinkAudit: nats.NewAudit(c)}
 		if p.apps != nil {
-			sinks[states.SinkPubNub] = p.apps
+			sinks[states.SinkPubNub] = p.apps[lane]
 		}
 		if p.onCall != nil {
 			sinks[states.SinkAsk] = p.onCall
@@ -348,15 +363,18 @@ func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 
 func (d *Daemon) buildAudit(_ context.Context, p *parts) error {
 	var key ed25519.PrivateKey
+	trusted, err := d.cfg.Audit.PublicKeys()
+	if err != nil {
+		return err
+	}
 	if !d.cfg.Audit.SigningKey.Empty() {
-		var err error
 		if key, err = d.cfg.Audit.Key(); err != nil {
 			return err
 		}
 	}
 	c := p.connections[states.LaneNormal]
 	p.notary = nats.NewNotary(c, nats.NotaryOptions{
-		Key: key, Every: d.cfg.Audit.CheckpointEvery, Entries: d.cfg.Audit.CheckpointEntries, Log: d.log,
+		Key: key, Trusted: trusted, Every: d.cfg.Audit.CheckpointEvery, Entries: d.cfg.Audit.CheckpointEntries, Log: d.log,
 	})
 	if p.apps != nil {
 		p.projector = nats.NewProjector(c, d.cfg.Organization, d.log)
