@@ -36,6 +36,7 @@ type LaneOptions struct {
 	Sinks      map[states.Sink]Publisher
 	Marks      Marks
 	Dead       Publisher // where undeliverable messages are reported
+	Deciders   int       // partitions that may work on a decision at once, 0 for all; keeps a flood from crowding out the other lane
 	Backlog    int       // undelivered commits per partition and sink before the partition pauses
 }
 

@@ -21,6 +21,7 @@ type lane struct {
 	log     zerolog.Logger
 	metrics *laneMetrics
 	sweeper *sweeper
+	gate    chan struct{} // bounds the deciders; nil lets all through
 
 	mu       sync.Mutex
 	owned    []*partition       // by number; nil where somebody else owns it
@@ -46,6 +47,9 @@ func newLane(o *Options, lo LaneOptions) *lane {
 	}
 	l.leaseErr.Store(&errNotAsked)
 	l.sweeper = newSweeper(l)
+	if lo.Deciders > 0 {
+		l.gate = make(chan struct{}, lo.Deciders)
+	}
 	return l
 }
 

@@ -46,6 +46,7 @@ type partition struct {
 	quitOnce sync.Once
 
 	// Owned by the decider.
+	inside   bool   // it has passed the lane's gate
 	position uint64 // last committed entry
 	commits  int64  // commits known to be stored
 	rules    *states.Rules
@@ -177,6 +178,8 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 	if e.Subject == codec.RulesSubject(p.lane.Lane) {
 		return p.changeRules(ctx, e)
 	}
+	p.enter()
+	defer p.leave()
 	ev, err := p.read(e)
 	if err != nil {
 		return p.refuseEntry(ctx, e, err)
@@ -202,6 +205,21 @@ func (p *partition) decide(ctx context.Context, e states.Entry) error {
 		return nil
 	}
 	return fmt.Errorf("entry %d: %d version conflicts in a row", e.Seq, conflictLimit)
+}
+
+// enter waits for the lane's gate, and leave opens it for another. Whoever waits for the store waits outside.
+func (p *partition) enter() {
+	if p.lane.gate != nil {
+		p.lane.gate <- struct{}{}
+		p.inside = true
+	}
+}
+
+func (p *partition) leave() {
+	if p.inside {
+		<-p.lane.gate
+		p.inside = false
+	}
 }
 
 // read decodes an entry. One that makes the decoder panic is refused like any other that cannot be read: with the process
@@ -487,6 +505,10 @@ func (p *partition) awaitRelays(ctx context.Context) error {
 
 // insist repeats an operation on the store until it answers or the partition stops.
 func (p *partition) insist(ctx context.Context, what string, op func() error) error {
+	if p.inside {
+		p.leave()
+		defer p.enter()
+	}
 	wait := newBackoff(5*time.Millisecond, time.Second)
 	failed := false
 	for {

@@ -239,7 +239,7 @@ func (r *relay) say(ctx context.Context, seq uint64, messages []states.Message) 
 		var permanent interface{ Permanent() bool }
 		if errors.As(err, &permanent) && permanent.Permanent() {
 			if len(messages) == 1 {
-				return r.bury(ctx, seq, err)
+				return r.bury(ctx, seq, messages[0], err)
 			}
 			for _, m := range messages { // find out which of them it is
 				if !r.say(ctx, seq, []states.Message{m}) {
@@ -283,10 +283,11 @@ func (r *relay) recheck(ctx context.Context, messages []states.Message) []states
 }
 
 // bury reports a message that the sink will never take. It returns false when ctx ended before that.
-func (r *relay) bury(ctx context.Context, seq uint64, why error) bool {
+func (r *relay) bury(ctx context.Context, seq uint64, m states.Message, why error) bool {
 	r.p.lane.metrics.deadLetters.WithLabelValues("UNDELIVERABLE").Inc()
 	r.p.log.Error().Err(why).Str("sink", string(r.sink)).Uint64("seq", seq).Msg("message can never be delivered; it goes to the dead letters")
 	letter := r.p.lane.engine.Codec.DeadLetter(states.Entry{Lane: r.p.id.Lane, Seq: seq}, "UNDELIVERABLE", "sink "+string(r.sink)+" refused the message for good")
+	letter.ID = "undeliverable." + string(r.sink) + "." + m.ID // one entry may have several, and be a dead letter itself
 	wait := newBackoff(50*time.Millisecond, 5*time.Second)
 	for r.p.lane.Dead.Publish(ctx, []states.Message{letter}) != nil {
 		if !wait.wait(ctx) {

@@ -74,15 +74,15 @@ func (c *Cell) Store(ctx context.Context, value []byte, revision uint64) (uint64
 	return next, nil
 }
 
-// Marks keep, per partition, how far each sink has been served. They are bound to one log: after it was deleted and
-// created anew they are forgotten, because positions start again.
+// Marks keep, per partition, how far each sink has been served. They are bound to one log, because positions start again in
+// one that was created anew, and to one number of partitions, because the same number then means other providers.
 type Marks struct {
 	kv  jetstream.KeyValue
 	log string
 }
 
-// NewMarks are the marks of the log in a stream.
-func NewMarks(ctx context.Context, js jetstream.JetStream, stream string) (*Marks, error) {
+// NewMarks are the marks of the log in a stream, cut into a number of partitions.
+func NewMarks(ctx context.Context, js jetstream.JetStream, stream string, partitions int) (*Marks, error) {
 	kv, err := openBucket(ctx, js)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func NewMarks(ctx context.Context, js jetstream.JetStream, stream string) (*Mark
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", stream, err)
 	}
-	return &Marks{kv: kv, log: fmt.Sprintf("marks.%s.%d", stream, s.CachedInfo().Created.UnixNano())}, nil
+	return &Marks{kv: kv, log: fmt.Sprintf("marks.%s.%d.of%d", stream, s.CachedInfo().Created.UnixNano(), partitions)}, nil
 }
 
 func (m *Marks) key(p states.Partition) string {

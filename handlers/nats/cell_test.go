@@ -76,7 +76,7 @@ func TestMarksBelongToTheirLog(t *testing.T) {
 	_, c := broker(t)
 	ctx := testContext(t)
 	p := states.Partition{Lane: states.LaneNormal, Number: 7}
-	marks, err := NewMarks(ctx, c.JS, LogStream)
+	marks, err := NewMarks(ctx, c.JS, LogStream, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestMarksBelongToTheirLog(t *testing.T) {
 	if err := Reconcile(ctx, c.JS, DefaultStreamOptions()); err != nil {
 		t.Fatal(err)
 	}
-	marks, err = NewMarks(ctx, c.JS, LogStream)
+	marks, err = NewMarks(ctx, c.JS, LogStream, 64)
 	if err != nil {
 		t.Fatal(err)
 	}

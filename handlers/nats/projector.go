@@ -76,15 +76,29 @@ func (p *Projector) pass(ctx context.Context, publish func(context.Context, []st
 			continue
 		}
 		if err := p.say(ctx, taken, publish); err != nil {
+			for _, m := range taken {
+				_ = m.Nak() // for the next replica, at once; a lost word costs it projectorWait
+			}
 			return err
 		}
-		for _, m := range taken {
-			if err := m.Ack(); err != nil {
-				return fmt.Errorf("audit projection: acknowledge: %w", err)
-			}
+		if err := acknowledge(ctx, taken); err != nil {
+			return fmt.Errorf("audit projection: acknowledge: %w", err)
 		}
 		progress()
 	}
+}
+
+// acknowledge does so also when the connection has to come back first: what is not acknowledged comes again, but only after
+// projectorWait, and what lies behind it may have to wait as long.
+func acknowledge(ctx context.Context, taken []jetstream.Msg) error {
+	for _, m := range taken {
+		for m.Ack() != nil {
+			if !sleep(ctx, retryPause) {
+				return ctx.Err()
+			}
+		}
+	}
+	return nil
 }
 
 // take waits for a first message and takes along what else is there.
@@ -132,9 +146,7 @@ func (p *Projector) say(ctx context.Context, taken []jetstream.Msg, publish func
 			failed = true
 		}
 		for _, m := range taken {
-			if err := m.InProgress(); err != nil {
-				return fmt.Errorf("audit projection: keep reserved: %w", err)
-			}
+			_ = m.InProgress() // without a connection another replica may take them too, and say them once more
 		}
 		if !sleep(ctx, pause) {
 			return ctx.Err()

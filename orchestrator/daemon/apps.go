@@ -3,6 +3,8 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -75,6 +77,11 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 // it too; both derive the same ids, so the second one is a repeat of the first.
 func (d *Daemon) raise(ctx context.Context, p *parts, channel, publisher, timetoken string, plain []byte) error {
 	entry, err := p.codec.Raise(channel, publisher, timetoken, plain, func(ev states.Event) (string, string) { return d.visitOf(ctx, p, ev) })
+	var refused *handlers.Refused
+	if errors.As(err, &refused) { // for good: tried again, it would hold up everything behind it, emergencies included
+		d.log.Warn().Str("code", refused.RefusalCode()).Msg("emergency inside a visit cannot take the short way; the visit's lane answers it")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -88,6 +95,7 @@ func (d *Daemon) quarantine(ctx context.Context, p *parts, u pubnub.Unreadable) 
 		Lane: states.LaneNormal, Subject: handlers.InSubject(u.Channel),
 		Header: map[string]string{handlers.HeaderActor: u.Publisher, handlers.HeaderTimetoken: strconv.FormatInt(u.Timetoken, 10)},
 	}, "QUARANTINED", u.Reason)
+	letter.ID = fmt.Sprintf("quarantine.%s.%d", u.Channel, u.Timetoken) // it has no place in the log to be known by
 	return nats.NewPublisher(p.connections[states.LaneNormal]).Publish(ctx, []states.Message{letter})
 }
 

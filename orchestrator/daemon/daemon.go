@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,9 @@ func New(cfg *config.Config, log zerolog.Logger) (*Daemon, error) {
 	if err := states.Verify(); err != nil {
 		return nil, fmt.Errorf("transition tables: %w", err)
 	}
+	if _, err := store.NewSealer([]byte(cfg.Sealing.Keyset.Reveal())); err != nil {
+		return nil, fmt.Errorf("sealing keyset: %w", err)
+	}
 	return d, nil
 }
 
@@ -94,6 +98,7 @@ func (p *parts) close() {
 // in hand is committed and delivered or the deadline has passed, everything else. What is left over is done by the next
 // owner. The operations pages close last.
 func (d *Daemon) Run(ctx context.Context) error {
+	relaxCollector()
 	var built atomic.Pointer[parts]
 	d.ops = ops.New(ops.Options{
 		Addr: d.cfg.Ops.Addr, Registry: d.registry, Checks: d.checks(&built), Pprof: d.cfg.Ops.Pprof,
@@ -233,7 +238,7 @@ func NATSOptions(cfg *config.Config, name string, log zerolog.Logger) nats.Optio
 		URLs: c.URLs, Name: name,
 		CredentialsFile: c.CredentialsFile, NKeySeed: c.NKeySeed.Reveal(),
 		User: c.User, Password: c.Password.Reveal(), Token: c.Token.Reveal(),
-		TLS: c.TLS.Enabled, CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile,
+		TLS: c.TLS.Enabled, CAFile: c.TLS.CAFile, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, ServerName: c.TLS.ServerName,
 		Logger: log.With().Str("component", "nats").Logger(),
 	}
 }
@@ -339,7 +344,7 @@ func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 	}
 	for lane, number := range map[states.Lane]int{states.LaneNormal: d.cfg.Partitions.Normal, states.LaneEmergency: d.cfg.Partitions.Emergency} {
 		c := p.connections[lane]
-		marks, err := nats.NewMarks(ctx, c.JS, nats.StreamOf(lane))
+		marks, err := nats.NewMarks(ctx, c.JS, nats.StreamOf(lane), number)
 		if err != nil {
 			return err
 		}
@@ -351,8 +356,13 @@ func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 		if p.onCall != nil {
 			sinks[states.SinkAsk] = p.onCall
 		}
+		deciders := 0
+		if lane == states.LaneNormal {
+			deciders = runtime.GOMAXPROCS(0)
+		}
 		o.Lanes = append(o.Lanes, orchestrator.LaneOptions{
-			Lane: lane, Partitions: number, Log: p.logs[lane], Store: p.stores[lane],
+			Deciders: deciders,
+			Lane:     lane, Partitions: number, Log: p.logs[lane], Store: p.stores[lane],
 			Sinks: sinks, Marks: marks, Dead: broker, Backlog: outboxBound,
 		})
 	}
