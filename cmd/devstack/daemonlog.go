@@ -73,6 +73,9 @@ func (c complaints) show(level zerolog.Level, entry []byte) {
 			return
 		}
 	case working:
+		if component == "engine" && fields["code"] != nil && fields["detail"] != nil {
+			return // a dead letter, which the watcher shows in better words
+		}
 	}
 	for _, known := range []string{zerolog.TimestampFieldName, zerolog.LevelFieldName, "replica"} {
 		delete(fields, known)

@@ -23,8 +23,11 @@ const (
 	cyan   style = "36"
 )
 
-// maxLine is how long a line may get before it is cut: what fits into most terminals.
+// maxLine is how long a line may get before it is broken: what fits into most terminals.
 const maxLine = 109
+
+// continued is what the further lines of a broken line begin with, so that the columns of time and visit stay clear.
+const continued = "                      "
 
 // screen is the one writer of everything that the user reads.
 type screen struct {
@@ -38,13 +41,33 @@ func newScreen(out *os.File) *screen {
 	return &screen{out: out, colour: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// line writes one line.
+// line writes one line, or more where it is too long.
 func (s *screen) line(look style, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if r := []rune(text); len(r) > maxLine {
-		text = string(r[:maxLine-1]) + "…"
+	text := strings.TrimRight(fmt.Sprintf(format, args...), " ")
+	var all strings.Builder
+	for rest := []rune(text); len(rest) > 0; {
+		end := len(rest)
+		if end > maxLine {
+			end = maxLine
+			if space := lastSpace(rest[:maxLine+1]); space > len(continued) {
+				end = space
+			}
+		}
+		all.WriteString(s.paint(look, string(rest[:end])) + "\n")
+		if rest = []rune(strings.TrimLeft(string(rest[end:]), " ")); len(rest) > 0 {
+			rest = append([]rune(continued), rest...)
+		}
 	}
-	s.raw(s.paint(look, strings.TrimRight(text, " ")) + "\n")
+	s.raw(all.String())
+}
+
+func lastSpace(text []rune) int {
+	for i := len(text) - 1; i > 0; i-- {
+		if text[i] == ' ' {
+			return i
+		}
+	}
+	return 0
 }
 
 // at writes one line with the time of day in front.
@@ -119,6 +142,10 @@ func (g greeting) show(s *screen) {
 		s.raw("  curl -s " + g.ready.Ops + "/readyz\n")
 	}
 	s.raw("  curl -s " + g.ready.PubNub + "/_standin/published?channel=notification.dr-sato\n")
+	if g.own {
+		s.raw("  nats -s " + g.ready.NATS + " pub consult.in.emergency.cardiology -H Consult-Actor:nurse-1 -H Consult-Role:nurse \\\n" +
+			"    '" + `{"action":"EMERGENCY_ESCALATION","id":"try-1","escalatedBy":"nurse-1","severity":"urgent"}` + "'\n")
+	}
 	s.raw("  cat " + g.cipherKey + s.paint(faint, "   # what the apps encrypt with") + "\n")
 	s.raw("\n")
 	if g.own {

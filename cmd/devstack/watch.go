@@ -69,10 +69,8 @@ func watch(url string, s *screen) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch: %w", err)
 	}
-	w := &watcher{
-		screen: s, conn: conn, inbox: make(chan *nats.Msg, watchBuffer),
-		queues: map[string]map[string]bool{}, homes: map[string]string{}, seen: map[string]bool{},
-	}
+	w := newWatcher(s)
+	w.conn = conn
 	for _, subject := range append(append(handlers.OutSubjects(), handlers.PageSubjects()...), handlers.AuditEntrySubject, handlers.DeadSubjects()[0]) {
 		if _, err := conn.ChanSubscribe(subject, w.inbox); err != nil {
 			conn.Close()
@@ -84,6 +82,13 @@ func watch(url string, s *screen) (*watcher, error) {
 		return nil, fmt.Errorf("watch: %w", err)
 	}
 	return w, nil
+}
+
+func newWatcher(s *screen) *watcher {
+	return &watcher{
+		screen: s, inbox: make(chan *nats.Msg, watchBuffer),
+		queues: map[string]map[string]bool{}, homes: map[string]string{}, seen: map[string]bool{},
+	}
 }
 
 // run shows lines until ctx ends, and then what is still waiting to be shown.
@@ -259,15 +264,22 @@ func (w *watcher) showEmergency(now time.Time, s said) {
 
 // hearAudit shows refusals: nothing else tells whoever tries something out why nothing happened.
 func (w *watcher) hearAudit(data []byte) {
-	var entry states.AuditEntry
-	if err := json.Unmarshal(data, &entry); err != nil || entry.Outcome != states.AuditRefused || w.repeated(entry.ID) {
+	var decision struct {
+		Entries []states.AuditEntry `json:"entries"`
+	}
+	if err := json.Unmarshal(data, &decision); err != nil {
 		return
 	}
-	detail := ""
-	if d := entry.Details["detail"]; d != "" {
-		detail = " (" + d + ")"
+	for _, entry := range decision.Entries {
+		if entry.Outcome != states.AuditRefused || w.repeated(entry.ID) {
+			continue
+		}
+		why := entry.Details["code"]
+		if detail := entry.Details["detail"]; detail != "" {
+			why += ": " + detail
+		}
+		w.screen.at(time.Now(), yellow, "%-10s  refused %s by %s: %s", entry.Resource.ID, entry.Action, entry.Actor.ID, why)
 	}
-	w.screen.at(time.Now(), yellow, "%-10s  refused %s by %s: %s%s", entry.Resource.ID, entry.Action, entry.Actor.ID, entry.Details["code"], detail)
 }
 
 // hearDead shows what could not even be read.
@@ -276,5 +288,5 @@ func (w *watcher) hearDead(data []byte) {
 	if err := json.Unmarshal(data, &letter); err != nil || w.repeated(letter.ID) {
 		return
 	}
-	w.screen.at(time.Now(), yellow, "%-10s  %s refused: %s, %s", "DEAD", letter.Subject, letter.Code, letter.Detail)
+	w.screen.at(time.Now(), yellow, "%-10s  refused on %s: %s, %s", "DEAD", letter.Subject, letter.Code, letter.Detail)
 }

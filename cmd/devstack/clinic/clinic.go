@@ -119,17 +119,18 @@ func (c *Clinic) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		c.work.Go(func() {
+		next := plan.between(arrivalLeast, arrivalMost)
+		v := &visit{
+			clinic: c, plan: plan, id: c.appointment(number),
+			patient: patient, provider: c.providers[(number+plan.rng.IntN(2))%len(c.providers)],
+		}
+		c.work.Go(func() { // from here on the plan is the visit's alone
 			defer func() { c.patients <- patient }()
-			v := &visit{
-				clinic: c, plan: plan, patient: patient, provider: c.providers[(number+plan.rng.IntN(2))%len(c.providers)],
-				id: c.appointment(number),
-			}
 			if err := v.run(ctx); err != nil && ctx.Err() == nil {
 				c.o.Complain(v.id + ": " + err.Error())
 			}
 		})
-		if !plan.between(arrivalLeast, arrivalMost).wait(ctx) {
+		if !next.wait(ctx) {
 			return
 		}
 	}
@@ -166,7 +167,7 @@ func (c *Clinic) tell(ctx context.Context, channel string, m message) error {
 	out.Header.Set(handlers.HeaderActor, "clinic-backend")
 	out.Header.Set(handlers.HeaderRole, "backend")
 	out.Header.Set(handlers.HeaderMsgID, id)
-	return insist(ctx, func(ctx context.Context) error {
+	return insist(ctx, c.o.Complain, func(ctx context.Context) error {
 		_, err := c.backend.PublishMsg(ctx, out)
 		return err
 	})

@@ -3,7 +3,6 @@ package clinic
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,6 +40,7 @@ type person struct {
 	id       string
 	client   *sdk.PubNub
 	hear     func(*person, notice)
+	complain func(string)
 	listener *sdk.Listener
 	life     context.Context // until the person goes offline
 	end      context.CancelFunc
@@ -52,11 +52,12 @@ type person struct {
 }
 
 const (
-	onlinePatience  = 10 * time.Second
-	offlinePatience = 2 * time.Second
-	publishTimeout  = 5 // seconds
-	attempts        = 5
-	attemptPause    = 300 * time.Millisecond
+	onlinePatience = 10 * time.Second
+	publishTimeout = 5 // seconds
+	retryPause     = 300 * time.Millisecond
+	longestPause   = 3 * time.Second
+	complainAfter  = 6 // attempts
+	resumePause    = time.Second
 )
 
 func newPerson(id string, o Options, module crypto.CryptoModule, hear func(*person, notice)) *person {
@@ -64,10 +65,13 @@ func newPerson(id string, o Options, module crypto.CryptoModule, hear func(*pers
 	config.Origin, config.Secure = o.Origin, false
 	config.PublishKey, config.SubscribeKey = o.PublishKey, o.SubscribeKey
 	config.CryptoModule = module
-	config.MaxWorkers = 0 // the SDK's own queue would outlive the client
+	config.SuppressLeaveEvents = true // nobody waits for the goodbye
+	config.MaxWorkers = 0             // the SDK's own queue would outlive the client
 	config.NonSubscribeRequestTimeout = publishTimeout
-	config.PNReconnectionPolicy = sdk.PNLinearPolicy
-	p := &person{id: id, client: sdk.NewPubNub(config), hear: hear, listener: sdk.NewListener(), calls: map[string]context.CancelFunc{}}
+	p := &person{
+		id: id, client: sdk.NewPubNub(config), hear: hear, complain: o.Complain,
+		listener: sdk.NewListener(), calls: map[string]context.CancelFunc{},
+	}
 	p.life, p.end = context.WithCancel(context.Background())
 	return p
 }
@@ -77,7 +81,7 @@ func (p *person) listen(ctx context.Context) error {
 	online := make(chan struct{})
 	p.busy.Go(func() { p.receive(online) })
 	p.client.AddListener(p.listener)
-	p.client.Subscribe().Channels([]string{handlers.Notification(p.id)}).Execute()
+	p.client.Subscribe().Channels(p.channels()).Execute()
 	ctx, cancel := context.WithTimeout(ctx, onlinePatience)
 	defer cancel()
 	select {
@@ -88,22 +92,38 @@ func (p *person) listen(ctx context.Context) error {
 	}
 }
 
-// receive reads whatever the SDK has, because it waits for its listeners.
+func (p *person) channels() []string { return []string{handlers.Notification(p.id)} }
+
+// receive reads whatever the SDK has, because it waits for its listeners. The SDK stops listening for good after most
+// failures of the network, so that an app has to begin again by itself, from the last message that it has seen.
 func (p *person) receive(online chan struct{}) {
+	last := time.Now().UnixNano() / 100 // as a timetoken
+	resume := time.NewTimer(resumePause)
+	resume.Stop()
 	for {
 		select {
 		case status := <-p.listener.Status:
-			if status.Category == sdk.PNConnectedCategory && online != nil {
-				close(online)
-				online = nil
+			switch status.Category {
+			case sdk.PNConnectedCategory:
+				if online != nil {
+					close(online)
+					online = nil
+				}
+			case sdk.PNDisconnectedUnexpectedlyCategory, sdk.PNUnknownCategory, sdk.PNAccessDeniedCategory, sdk.PNBadRequestCategory:
+				resume.Reset(resumePause)
+			default: // it goes on by itself, or is meant to end
 			}
+		case <-resume.C:
+			p.client.Subscribe().Channels(p.channels()).Timetoken(last).Execute()
 		case m := <-p.listener.Message:
+			last = max(last, m.Timetoken)
 			if n, ok := readNotice(m.Message); ok {
 				p.hear(p, n)
 			}
 		case <-p.listener.Presence:
 		case <-p.listener.Signal:
 		case <-p.life.Done():
+			resume.Stop()
 			return
 		}
 	}
@@ -125,45 +145,38 @@ func (p *person) say(ctx context.Context, channel string, m message) error {
 	if _, _, err := m.encode(); err != nil {
 		return err
 	}
-	return insist(ctx, func(ctx context.Context) error {
+	return insist(ctx, p.complain, func(ctx context.Context) error {
 		_, status, err := p.client.PublishWithContext(ctx).Channel(channel).Message(map[string]any(m)).UsePost(true).Execute()
 		if err != nil {
 			// The SDK's errors hold the whole request.
-			return fmt.Errorf("%s could not publish %v: PubNub answered %d", p.id, m["action"], status.StatusCode)
+			return fmt.Errorf("%s cannot publish %v: status %d from PubNub", p.id, m["action"], status.StatusCode)
 		}
 		return nil
 	})
 }
 
-// insist tries a few times. A repeat is harmless: the message has an id.
-func insist(ctx context.Context, try func(context.Context) error) error {
-	var err error
-	for attempt := range attempts {
-		if err = try(ctx); err == nil {
+// insist tries until it works or ctx ends, as people do. A repeat is harmless: the message has an id.
+func insist(ctx context.Context, complain func(string), try func(context.Context) error) error {
+	pause := delay(retryPause)
+	for attempt := 1; ; attempt++ {
+		err := try(ctx)
+		if err == nil {
 			return nil
 		}
-		if !(delay(attemptPause) << attempt).wait(ctx) {
-			return errors.Join(err, ctx.Err())
+		if attempt == complainAfter {
+			complain(err.Error() + "; still trying")
 		}
+		if !pause.wait(ctx) {
+			return ctx.Err()
+		}
+		pause = min(2*pause, delay(longestPause))
 	}
-	return err
 }
 
-// leave goes offline. The SDK says goodbye over the network, which is not worth waiting for if nobody is there.
+// leave goes offline. The SDK's Destroy is not called: v7.4.0 panics in it when the client has made no request but polls.
 func (p *person) leave() {
 	p.once.Do(func() {
-		gone := make(chan struct{})
-		go func() {
-			defer close(gone)
-			p.client.UnsubscribeAll()
-			p.client.Destroy()
-		}()
-		timer := time.NewTimer(offlinePatience)
-		defer timer.Stop()
-		select {
-		case <-gone:
-		case <-timer.C:
-		}
+		p.client.UnsubscribeAll()
 		p.end() // last: the SDK waits for its listeners
 		p.busy.Wait()
 	})
