@@ -140,15 +140,20 @@ var sections = map[string]string{
 // Eventually waits until the condition holds, and fails the test with what it last said when it does not in time.
 func (c *Clinic) Eventually(what string, condition func() (ok bool, said string)) {
 	c.tb.Helper()
-	eventually(c.tb, what, condition)
+	poll(c.tb, 40*time.Millisecond, what, condition) // often something expensive
 }
 
 // eventually waits until the condition holds, and fails the test with what it last said when it does not in time.
 func eventually(tb testing.TB, what string, condition func() (bool, string)) {
 	tb.Helper()
+	poll(tb, 5*time.Millisecond, what, condition)
+}
+
+func poll(tb testing.TB, every time.Duration, what string, condition func() (bool, string)) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := ""
 	for {

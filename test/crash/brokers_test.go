@@ -19,7 +19,7 @@ func TestP01ToP05_NATSRestarts(t *testing.T) {
 	c.Run()
 	o, p := observe(t, c), arrive(t, c)
 	for _, down := range []func() error{func() error { c.NATS.Stop(); return nil }, c.NATS.Kill} {
-		p.crowd(10)
+		p.crowd(6)
 		p.raise(p.pubnub, "cardiology")
 		if err := down(); err != nil {
 			t.Fatal(err)
@@ -54,7 +54,7 @@ func TestP04AndP05_PubNubFailsForAWhile(t *testing.T) {
 			}
 		}
 	}
-	for range 8 {
+	for range 5 {
 		p.newVisit(p.nats).whole()
 		p.newVisit(p.pubnub).whole()
 	}

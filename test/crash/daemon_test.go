@@ -93,17 +93,12 @@ func TestP07_TimersSurviveTheDaemon(t *testing.T) {
 		}
 	}
 	c.Eventually("the timers to fall due", func() (bool, string) { return time.Now().After(due), due.String() })
-	up := time.Now()
 	c.Spawn()
+	o.up = time.Now()
 	o.verify()
 	fired := 0
 	for _, f := range o.folds {
-		for _, x := range f.fired {
-			fired++
-			if x.due.Before(up) && x.at.Sub(up) > 10*time.Second {
-				t.Errorf("P7: overdue timer %s fired %s after the start", x.id, x.at.Sub(up))
-			}
-		}
+		fired += len(f.fired)
 	}
 	if fired < 4 {
 		t.Errorf("only %d timers fired: nothing was tested", fired)
@@ -194,7 +189,7 @@ func TestP16_SIGTERMUnderLoadCausesNoRepetition(t *testing.T) {
 	t.Parallel()
 	c := slowly(t, clinic.Options{})
 	o, p := (*observer)(nil), (*people)(nil)
-	for round := range 3 {
+	for round := range 2 {
 		d := c.Spawn()
 		if round == 0 {
 			o, p = observe(t, c), arrive(t, c)

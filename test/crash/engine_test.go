@@ -62,7 +62,7 @@ func runEngine(t *testing.T, c *clinic.Clinic, backlog int, wrap func(orchestrat
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = s.Close() })
-		marks, err := nats.NewMarks(t.Context(), client.JS, nats.StreamOf(lane))
+		marks, err := nats.NewMarks(t.Context(), client.JS, nats.StreamOf(lane), partitions)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,6 +33,7 @@ type fold struct {
 	load     map[string]int
 	said     []said
 	fired    []firing
+	armedAt  map[string]time.Time // when the entry that armed a timer was in the log
 	fromApps map[string]int    // channel@timetoken to the number of entries
 	answered map[string]uint64 // escalation to the entry that answered it
 }
@@ -57,10 +58,10 @@ type said struct {
 	seq       uint64
 }
 
-// firing is a timer that did something.
+// firing is a timer that did something. What came late over PubNub may have armed it when it was due already.
 type firing struct {
-	id      states.TimerID
-	due, at time.Time
+	id             states.TimerID
+	armed, due, at time.Time
 }
 
 func newFold(lane states.Lane, codec *handlers.Codec, partitions int) *fold {
@@ -69,7 +70,7 @@ func newFold(lane states.Lane, codec *handlers.Codec, partitions int) *fold {
 		fates: map[uint64]fate{}, last: map[int]uint64{}, records: map[states.RecordID]states.Record{},
 		applied: map[states.RecordID][]states.EventID{}, pairs: map[[2]string]string{},
 		rooms: map[string]map[string]float64{}, queues: map[string]map[string]float64{}, load: map[string]int{},
-		answered: map[string]uint64{}, fromApps: map[string]int{},
+		answered: map[string]uint64{}, fromApps: map[string]int{}, armedAt: map[string]time.Time{},
 	}
 }
 
@@ -136,7 +137,7 @@ func (f *fold) decide(e states.Entry) {
 	f.fates[e.Seq] = fateDecided
 	f.applied[before.ID] = append(f.applied[before.ID], ev.ID)
 	if ev.Kind == states.TimerFired {
-		f.fired = append(f.fired, firing{ev.Timer, dueOf(before, ev.Timer.Kind), e.At})
+		f.fired = append(f.fired, firing{ev.Timer, f.armedAt[ev.Timer.String()], dueOf(before, ev.Timer.Kind), e.At})
 	}
 	f.apply(e, &d, out)
 }
@@ -231,6 +232,11 @@ func (f *fold) apply(e states.Entry, d *states.Decision, out map[states.Sink][]s
 	for _, p := range d.Places {
 		change(f.rooms, p.Provider, p)
 		change(f.queues, p.Department, p)
+	}
+	for _, t := range d.Timers {
+		if !t.Due.IsZero() {
+			f.armedAt[t.ID.String()] = e.At
+		}
 	}
 	for _, l := range d.Load {
 		if f.load[l.Provider] += l.Delta; f.load[l.Provider] == 0 {

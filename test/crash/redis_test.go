@@ -42,8 +42,8 @@ func TestP10_AStalledOwnerChangesNothing(t *testing.T) {
 	c.Eventually("two owners", func() (bool, string) {
 		return owned(stalls) > 0 && owned(other) > 0 && owned(stalls)+owned(other) == partitions, "not yet"
 	})
-	for range 3 {
-		p.crowd(10)
+	for range 2 {
+		p.crowd(8)
 		stalls.Signal(syscall.SIGSTOP)
 		p.crowd(3)
 		c.Eventually("the other one to own everything", func() (bool, string) { return owned(other) == partitions, "not yet" })
@@ -70,7 +70,7 @@ func TestP11_AConnectionCutAfterRedisExecuted(t *testing.T) {
 	d := c.Run()
 	o, p := observe(t, c), arrive(t, c)
 	c.Wire.CutAnswers("outbox:", 4)
-	p.crowd(20)
+	p.crowd(12)
 	p.raise(p.nats, "cardiology")
 	o.decided()
 	c.Wire.CutAnswers("", 0)
@@ -107,7 +107,7 @@ func TestP12_AReplicaThatLacksWritesIsPromoted(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := o.entryCount()
-	p.crowd(40)
+	p.crowd(20)
 	p.raise(p.nats, "cardiology")
 	o.settle()
 	c.Wire.Lead(replica.Addr())
@@ -129,8 +129,8 @@ func TestP12_RedisComesBackWithoutItsLastSecond(t *testing.T) {
 	c := slowly(t, clinic.Options{Redis: redis.Options{AppendOnly: true, AppendFsync: "everysec"}})
 	c.Run()
 	o, p := observe(t, c), arrive(t, c)
-	for _, lost := range []int64{10_001, 60_007} {
-		p.crowd(20)
+	for _, lost := range []int64{10_001, 40_007} {
+		p.crowd(10)
 		p.raise(p.nats, "cardiology")
 		o.settle()
 		c.Redis.Kill()
@@ -180,7 +180,7 @@ func TestP13_TotalRedisLossHealsFromTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.crowd(15)
+	p.crowd(8)
 	p.raise(p.nats, "cardiology")
 	for _, loss := range []struct {
 		name   string

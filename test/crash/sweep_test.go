@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"testing"
+	"time"
 
 	"consultd/test/clinic"
 )
@@ -71,6 +72,7 @@ func dieTwice(t *testing.T, where string, passages [2]int) {
 	}
 	p.bustle() // nobody listens
 	last := c.Spawn()
+	o.up = time.Now()
 	o.verify()
 	if n := o.folds["n"].count(fateDecided); n < 60 {
 		t.Errorf("only %d entries were decided: the workload does not work", n)

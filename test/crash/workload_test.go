@@ -127,7 +127,9 @@ func (p *people) newVisit(say voice) visit {
 	return v
 }
 
-func (v visit) asPatient(channel, action string, more clinic.M) { v.as("patient:"+v.patient, channel, action, more) }
+func (v visit) asPatient(channel, action string, more clinic.M) {
+	v.as("patient:"+v.patient, channel, action, more)
+}
 
 func (v visit) asProvider(channel, action string, more clinic.M) {
 	v.as("provider:"+v.provider, channel, action, more)
@@ -159,7 +161,9 @@ func (v visit) end() {
 	v.asProvider(v.consulted, "CONSULTATION_ENDED", clinic.M{"providerId": v.provider, "summary": clinic.M{"duration": 9, "followUpRequired": false}})
 }
 
-func (v visit) notes() { v.asProvider(v.consulted, "NOTES_COMPLETED", clinic.M{"providerId": v.provider}) }
+func (v visit) notes() {
+	v.asProvider(v.consulted, "NOTES_COMPLETED", clinic.M{"providerId": v.provider})
+}
 
 func (v visit) emergency() {
 	v.asPatient(v.consulted, "EMERGENCY_REQUESTED", clinic.M{"severity": "critical", "reasonCode": "chest-pain"})
