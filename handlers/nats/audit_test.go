@@ -451,3 +451,38 @@ func TestProjectorGoesOnWhereItStopped(t *testing.T) {
 		}
 	}
 }
+
+// TestProjectorGivesBackWhatItCouldNotSay stops one projector while its channel is away; the next one says everything well
+// before the server would take it away from the first.
+func TestProjectorGivesBackWhatItCouldNotSay(t *testing.T) {
+	_, c := broker(t)
+	say(t, c, chain("a", 3))
+	first, stop := context.WithCancel(testContext(t))
+	tried := make(chan struct{})
+	done := make(chan error, 1)
+	var once sync.Once
+	go func() {
+		done <- NewProjector(c, "org", zerolog.Nop()).Run(first, func(context.Context, []states.Message) error {
+			once.Do(func() { close(tried) })
+			return errors.New("away")
+		})
+	}()
+	<-tried
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	second, cancel := context.WithTimeout(testContext(t), projectorWait/2)
+	defer cancel()
+	said := false
+	if err := NewProjector(c, "org", zerolog.Nop()).Run(second, func(context.Context, []states.Message) error {
+		said = true
+		cancel()
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !said {
+		t.Error("what the first one had taken was kept from the second")
+	}
+}
