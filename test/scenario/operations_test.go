@@ -115,7 +115,9 @@ func TestRedisIsAwayForAWhile(t *testing.T) {
 // While NATS is away the apps go on publishing; when it is back they are heard.
 func TestNATSIsAwayForAWhile(t *testing.T) {
 	t.Parallel()
-	h := open(t, build{manual: true, allow: []string{"PubNub needs attention"}})
+	h := open(t, build{manual: true, allow: []string{
+		"PubNub needs attention", "audit notary stopped; starting again", "NATS reported an error", "log reader stopped; starting again",
+	}})
 	d := h.run()
 	h.listen()
 	h.isReady(d)
