@@ -37,7 +37,7 @@ func runEngine(t *testing.T, c *clinic.Clinic, backlog int, wrap func(orchestrat
 		t.Fatal(err)
 	}
 	o := orchestrator.Options{
-		Owner: "engine-" + t.Name(), Lease: c.Config.Redis.Lease, Drain: c.Config.Shutdown.Drain, Keep: c.Config.Timing.KeepClosed,
+		Owner: "engine-" + t.Name(), Lease: c.Config.Redis.Lease, Drain: c.Config.Shutdown.Drain,
 		Rules: c.Config.Rules(), Codec: wrap(codec), Metrics: orchestrator.NewMetrics(prometheus.NewRegistry()), Log: log,
 	}
 	p := c.PubNub.Config()

@@ -34,8 +34,8 @@ type fold struct {
 	said     []said
 	fired    []firing
 	armedAt  map[string]time.Time // when the entry that armed a timer was in the log
-	fromApps map[string]int    // channel@timetoken to the number of entries
-	answered map[string]uint64 // escalation to the entry that answered it
+	fromApps map[string]int       // channel@timetoken to the number of entries
+	answered map[string]uint64    // escalation to the entry that answered it
 }
 
 // fate is what became of one entry.

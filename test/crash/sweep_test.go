@@ -65,6 +65,9 @@ func dieTwice(t *testing.T, where string, passages [2]int) {
 	for _, n := range passages {
 		doomed := c.Spawn(fmt.Sprintf("CONSULTD_CRASH_AT=%s:%d", where, n))
 		p.bustle()
+		for more := 0; !gone(doomed) && more < 20; more++ { // a late passage takes more of it
+			p.bustle()
+		}
 		ended(t, c, doomed)
 		if code := doomed.ExitCode(); code != -1 {
 			t.Fatalf("consultd ended by itself with %d", code)
@@ -79,5 +82,15 @@ func dieTwice(t *testing.T, where string, passages [2]int) {
 	}
 	for _, line := range last.Log.AtLeast("error") {
 		t.Errorf("consultd complains: %s", line)
+	}
+}
+
+// gone gives a process a few seconds to end.
+func gone(p *clinic.Process) bool {
+	select {
+	case <-p.Ended():
+		return true
+	case <-time.After(5 * time.Second):
+		return false
 	}
 }
