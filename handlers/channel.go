@@ -256,6 +256,12 @@ func tokens(s string) bool {
 // OutSubject is where what is said on a channel is said on NATS.
 func OutSubject(channel string) string { return prefixOut + channel }
 
+// Emergencies says whether a name, or a pattern that ends in a wildcard, is of emergency channels.
+func Emergencies(pattern string) bool {
+	first, _, _ := strings.Cut(pattern, ".")
+	return Class(first) == ClassEmergency
+}
+
 // InFilter matches every message that came on channels of a class.
 func InFilter(c Class) string { return prefixIn + string(c) + ".>" }
 

@@ -508,7 +508,7 @@ func (c *Codec) decodeOnCall(e states.Entry, department string, body map[string]
 	}
 	escalation := field(body, "escalationId")
 	return states.Event{
-		ID: states.NewEventID(states.SourceConsultd, e.Subject, system, escalation), Kind: states.OnCallAnswered, At: e.At.UTC(),
+		ID: states.NewEventID(states.SourceConsultd, e.Subject, system, escalation+"@"+e.Header[HeaderMsgID]), Kind: states.OnCallAnswered, At: e.At.UTC(),
 		Source: states.SourceConsultd, Actor: states.Actor{ID: system, Role: states.RoleSystem},
 		Department: department, Escalation: escalation, OnCall: answer,
 	}, nil

@@ -19,7 +19,6 @@ type Options struct {
 	Lease time.Duration // how long a silent replica keeps its partitions; the bound on a takeover after a crash
 	Drain time.Duration // how long outboxes may be worked off after the order to stop
 	Rules *states.Rules // what the configuration says now; enters the logs if it differs from what is in force
-	Keep  time.Duration // how long closed records are remembered
 
 	Codec   Codec
 	Lanes   []LaneOptions
@@ -36,8 +35,10 @@ type LaneOptions struct {
 	Sinks      map[states.Sink]Publisher
 	Marks      Marks
 	Dead       Publisher // where undeliverable messages are reported
-	Deciders   int       // partitions that may work on a decision at once, 0 for all; keeps a flood from crowding out the other lane
-	Backlog    int       // undelivered commits per partition and sink before the partition pauses
+	// Connected says whether the log can be reached. A replica that cannot read keeps no partitions. Nil: always.
+	Connected func() bool
+	Deciders  int // partitions that may work on a decision at once, 0 for all; keeps a flood from crowding out the other lane
+	Backlog   int // undelivered commits per partition and sink before the partition pauses
 }
 
 // Engine decides and relays everything that belongs to the partitions it owns.

@@ -14,14 +14,18 @@ import (
 	"consultd/states"
 )
 
+// stuckAfter is how long a full queue may hold up the reader of a lane.
+const stuckAfter = time.Second
+
 // lane reads one log and owns some of its partitions.
 type lane struct {
 	LaneOptions
-	engine  *Options
-	log     zerolog.Logger
-	metrics *laneMetrics
-	sweeper *sweeper
-	gate    chan struct{} // bounds the deciders; nil lets all through
+	engine   *Options
+	log      zerolog.Logger
+	metrics  *laneMetrics
+	sweeper  *sweeper
+	heardLog time.Time     // when the log was last within reach; owned by ownLoop
+	gate     chan struct{} // bounds the deciders; nil lets all through
 
 	mu       sync.Mutex
 	owned    []*partition       // by number; nil where somebody else owns it
@@ -148,6 +152,8 @@ func (l *lane) dispatch(ctx context.Context, e states.Entry) error {
 	return nil
 }
 
+// offer queues an entry for a partition. One that is stuck (its store unreadable, its outbox full) must not hold up the
+// others: after a while it is left out of this pass, and makes the reader start again once it has worked off its queue.
 func (l *lane) offer(ctx context.Context, n int, e states.Entry) error {
 	p := l.partition(n)
 	if p == nil || !p.joined.Load() || e.Seq <= p.cursor {
@@ -156,6 +162,18 @@ func (l *lane) offer(ctx context.Context, n int, e states.Entry) error {
 	select {
 	case p.in <- e:
 		p.cursor = e.Seq // only the reader moves it
+		return nil
+	default:
+	}
+	patience := time.NewTimer(stuckAfter)
+	defer patience.Stop()
+	select {
+	case p.in <- e:
+		p.cursor = e.Seq
+	case <-patience.C:
+		p.log.Warn().Msg("partition does not keep up; the others go on without it")
+		p.leftOut.Store(true)
+		p.joined.Store(false)
 	case <-p.stopped:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -177,6 +195,13 @@ func (l *lane) healthy() error {
 	}
 	if err := l.leaseErr.Load(); err != nil {
 		return fmt.Errorf("leases: %w", *err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.owned {
+		if p != nil && p.leftOut.Load() {
+			return fmt.Errorf("partition %d does not keep up", p.id.Number)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ func (l *lane) ownLoop(ctx context.Context) {
 	tick := time.NewTicker(l.engine.Lease / 4)
 	defer tick.Stop()
 	for {
-		switch err := l.rebalance(ctx); {
+		switch err := l.keepShare(ctx); {
 		case err == nil:
 			l.leaseErr.Store(nil)
 		case ctx.Err() == nil:
@@ -31,6 +32,19 @@ func (l *lane) ownLoop(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+var errDeaf = errors.New("the log cannot be reached; partitions are left to others")
+
+// keepShare rebalances, unless the log has been out of reach for longer than a lease: whoever cannot read should not own.
+func (l *lane) keepShare(ctx context.Context) error {
+	if l.Connected == nil || l.Connected() {
+		l.heardLog = time.Now()
+	}
+	if time.Since(l.heardLog) > l.engine.Lease {
+		return errDeaf
+	}
+	return l.rebalance(ctx)
 }
 
 func (l *lane) rebalance(ctx context.Context) error {
@@ -174,6 +188,9 @@ func (l *lane) release(ctx context.Context, give []states.Partition, drain time.
 	}
 	l.mu.Unlock()
 	stopAll(ps, drain)
+	for _, p := range ps {
+		p.saveMarks(ctx)
+	}
 	l.countOwned()
 	if err := l.Store.Release(ctx, l.engine.Owner, give); err != nil {
 		l.log.Warn().Err(err).Msg("leases not given back; they expire by themselves")

@@ -40,6 +40,8 @@ type partition struct {
 	cursor uint64
 	joined atomic.Bool // takes part in the reader's present pass
 
+	leftOut atomic.Bool // was left out of a pass because its queue stayed full
+
 	in       chan states.Entry
 	quit     chan struct{} // closed to ask the decider to stop after the entry in hand
 	stopped  chan struct{} // closed when the decider has stopped
@@ -143,6 +145,10 @@ func (p *partition) decideLoop() {
 			if err := p.decide(ctx, e); err != nil {
 				p.abandon(err.Error())
 				return
+			}
+			if len(p.in) == 0 && p.leftOut.Swap(false) {
+				p.log.Info().Msg("partition keeps up again")
+				p.lane.restartPass()
 			}
 		case <-tick.C:
 			if err := p.advance(ctx); err != nil {
@@ -249,7 +255,7 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 		if r := recover(); r != nil {
 			p.lane.metrics.panics.Inc()
 			p.log.Error().Uint64("seq", e.Seq).Str("event", string(ev.Kind)).Bytes("stack", debug.Stack()).Msg("decision panicked; entry goes to the dead letters")
-			c, err = p.deadLetter(e, "PANIC", "the decision panicked; see the daemon's log for the stack"), nil
+			c, err = p.undecided(e, ev, "PANIC", "the decision panicked; see the daemon's log for the stack"), nil
 		}
 	}()
 	record, facts, err := p.resolve(ctx, ev, first)
@@ -258,14 +264,14 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 	}
 	decision, err := states.Decide(p.rules, record, ev, facts)
 	if err != nil {
-		return p.deadLetter(e, "UNDECIDABLE", err.Error()), nil
+		return p.undecided(e, ev, "UNDECIDABLE", err.Error()), nil
 	}
 	if decision.Record.Version == record.Version { // a stale timer: nothing to remember but the position
 		return &states.Commit{Seq: e.Seq, Fired: ev.Timer}, nil
 	}
 	outbox, err := p.lane.engine.Codec.Encode(p.rules, ev, &decision)
 	if err != nil {
-		return p.deadLetter(e, "UNENCODABLE", err.Error()), nil
+		return p.undecided(e, ev, "UNENCODABLE", err.Error()), nil
 	}
 	for sink := range outbox {
 		if p.relays[sink] == nil { // not configured: nobody would ever take it out
@@ -274,7 +280,7 @@ func (p *partition) prepare(ctx context.Context, e states.Entry, ev states.Event
 	}
 	c = &states.Commit{Seq: e.Seq, Event: ev.ID, Decision: &decision, Fired: ev.Timer, Outbox: outbox}
 	if decision.Expire {
-		c.Keep = p.lane.engine.Keep
+		c.Keep = 2 * p.rules.Timing.KeepClosed
 	}
 	return c, nil
 }
@@ -311,6 +317,7 @@ func (p *partition) resolve(ctx context.Context, ev states.Event, first bool) (s
 			return record, facts, err
 		}
 	}
+	record = p.forget(record, ev.At)
 	var err error
 	switch {
 	case ev.Kind == states.PatientCheckedIn && (record.Visit == nil || record.Visit.Provider == ev.Provider):
@@ -318,12 +325,22 @@ func (p *partition) resolve(ctx context.Context, ev states.Event, first bool) (s
 	case record.Visit != nil && ev.Provider != "" && record.Visit.Provider != ev.Provider:
 		// Another partition's visit, whatever the message claims: only its own partition writes it.
 		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Provider})
-	case record.Version == 0 && id.Kind == states.KindVisit && ev.Kind != states.AppointmentScheduled:
+	case record.Visit == nil && id.Kind == states.KindVisit && ev.Kind != states.AppointmentScheduled:
 		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: ev.Provider})
-	case record.Version == 0 && id.Kind == states.KindEscalation && ev.Kind != states.EmergencyEscalation:
+	case record.Escalation == nil && id.Kind == states.KindEscalation && ev.Kind != states.EmergencyEscalation:
 		record, err = p.record(ctx, states.RecordID{Kind: states.KindDesk, ID: emergencyDesk(ev.Department)})
 	}
 	return record, facts, err
+}
+
+// forget takes a record that was final for too long for absent. The store forgets it as well, some time later; what is
+// decided must not depend on when.
+func (p *partition) forget(r states.Record, now time.Time) states.Record {
+	keep := p.rules.Timing.KeepClosed
+	if since, final := r.Closed(); final && keep > 0 && now.Sub(since) > keep {
+		return states.Record{ID: r.ID, Version: r.Version}
+	}
+	return r
 }
 
 // emergencyDesk is a department's desk, which no provider of the same id shares: the lanes never write one record.
@@ -375,6 +392,16 @@ func (p *partition) deadLetter(e states.Entry, code, detail string) *states.Comm
 	return &states.Commit{Seq: e.Seq, Outbox: map[states.Sink][]states.Message{
 		states.SinkNATS: {p.lane.engine.Codec.DeadLetter(e, code, detail)},
 	}}
+}
+
+// undecided is the dead letter of an event that could be read but not decided. The row of a visit's timer goes with it, or
+// it would come again for ever; an escalation's timer does come again, because nobody may wait for a page in silence.
+func (p *partition) undecided(e states.Entry, ev states.Event, code, detail string) *states.Commit {
+	c := p.deadLetter(e, code, detail)
+	if ev.Timer.Record.Kind == states.KindVisit {
+		c.Fired = ev.Timer
+	}
+	return c
 }
 
 func (p *partition) changeRules(ctx context.Context, e states.Entry) error {

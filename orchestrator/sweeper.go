@@ -79,10 +79,12 @@ func (s *sweeper) sweep(ctx context.Context) time.Duration {
 		}
 		return sweepFailed
 	}
+	entered := 0
 	for _, due := range look.Due {
 		if !s.fire(due, look.Now) {
 			continue
 		}
+		entered++
 		codec := s.l.engine.Codec
 		if _, err := s.l.Log.Append(ctx, codec.TimerSubject(s.l.Lane, due.ID.Key), due.ID.String(), nil, codec.TimerData(due.ID)); err != nil {
 			s.settled(due.ID) // not entered: the next look tries again
@@ -91,13 +93,13 @@ func (s *sweeper) sweep(ctx context.Context) time.Duration {
 		crash.Point("timer.entered")
 		s.l.metrics.timerLateness.Observe(max(0, look.Now.Sub(due.Due).Seconds()))
 	}
-	return s.plan(look)
+	return s.plan(look, entered)
 }
 
-func (s *sweeper) plan(look states.DueTimers) time.Duration {
+func (s *sweeper) plan(look states.DueTimers, entered int) time.Duration {
 	wait := time.Hour
 	switch {
-	case len(look.Due) >= dueBatch:
+	case entered >= dueBatch:
 		wait = dueBacklog
 	case len(look.Due) > 0:
 		wait = firedAgain // in case an entry gets lost on the way

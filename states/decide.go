@@ -145,7 +145,7 @@ func emergencySeverity(s Severity) Severity {
 // refuse ends the decision with a refusal: what was drafted is forgotten, and the chain says what was refused and why.
 func (x *draft) refuse(code RefusalCode, detail string) {
 	rec, from := x.d.Record, x.d.From
-	x.d = Decision{Record: rec, From: from, To: from, Refusal: &Refusal{Code: code, Detail: detail}, Expire: from.Final() || from == StateNone && rec.ID.Kind != KindDesk}
+	x.d = Decision{Record: rec, From: from, To: from, Refusal: &Refusal{Code: code, Detail: detail}, Expire: from.Final()}
 	x.d.Record.Version++
 	severity := AuditWarning
 	if x.ev.Kind == EmergencyRequested || x.ev.Kind == EmergencyEscalation {

@@ -364,8 +364,7 @@ func (c *clinic) checkRecord(before states.Record, ev states.Event, d states.Dec
 	if told != audited {
 		t.Fatalf("%d messages to people, %d of them audited", told, audited)
 	}
-	nothing := d.To == states.StateNone && d.Refusal != nil // a refusal about no visit and no escalation is not remembered for good
-	if d.Expire != (d.To.Final() || nothing) {
+	if d.Expire != d.To.Final() {
 		t.Fatalf("%s expires: %v", d.To, d.Expire)
 	}
 }

@@ -281,3 +281,14 @@ func (v *Visit) roleOf(person string) Role {
 	}
 	return RoleUnknown
 }
+
+// Closed says since when the record's visit or escalation is over.
+func (r Record) Closed() (since time.Time, final bool) {
+	switch {
+	case r.Visit != nil && r.Visit.State.Final():
+		return r.Visit.StateSince, true
+	case r.Escalation != nil && r.Escalation.State.Final():
+		return r.Escalation.StateSince, true
+	}
+	return time.Time{}, false
+}

@@ -62,6 +62,7 @@ var clocks = map[string]string{
 	"handlers/pubnub/pace.go":        "pauses between attempts",
 	"handlers/pubnub/transport.go":   "liveness of the subscription",
 	"orchestrator/backoff.go":        "pauses between attempts",
+	"orchestrator/lane.go":           "how long a full queue may hold up the reader",
 	"orchestrator/marks.go":          "how often marks are saved",
 	"orchestrator/ownership.go":      "how often leases are renewed",
 	"orchestrator/partition.go":      "durations in metrics, pauses",

@@ -121,7 +121,10 @@ func (o Options) connectOptions() ([]nats.Option, error) {
 		nats.ReconnectBufSize(-1),
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(pingsOutstanding),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if nc.IsClosed() {
+				return
+			}
 			log.Warn().Err(err).Msg("NATS connection lost; reconnecting")
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {

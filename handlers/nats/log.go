@@ -32,6 +32,10 @@ const (
 	lastTry  = 2 * time.Second
 )
 
+// storageFull is how the server says that the account's storage is used up. It says so as if the request were at fault, but
+// what does not fit now fits once an operator has made room.
+const storageFull jetstream.ErrorCode = 10002
+
 // Log is the log of one lane. It is safe for concurrent use.
 type Log struct {
 	client *Client
@@ -188,10 +192,13 @@ func replayHeader(e states.Entry) map[string]string {
 }
 
 // permanent says whether a publication will be refused as often as it is tried.
-func permanent(err error) bool {
+func permanent(err error) bool { return Permanent(err) }
+
+// Permanent says whether what the log refused would be refused again, however often it is tried.
+func Permanent(err error) bool {
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
-		return api.Code >= 400 && api.Code < 500
+		return api.Code >= 400 && api.Code < 500 && api.ErrorCode != storageFull
 	}
 	return errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) || errors.Is(err, jetstream.ErrInvalidOption)
 }

@@ -133,6 +133,7 @@ func (t *transport) serve(ctx context.Context, path string, query params) (Batch
 		if err == nil {
 			t.lastPoll.Store(int64(time.Since(t.started)))
 			t.stats.LastPoll.Store(time.Now().UnixMilli())
+			t.stats.FailingSince.Store(0)
 			t.stats.Polls.Add(1)
 		}
 		return batch, err
@@ -153,6 +154,9 @@ func (t *transport) ask(ctx context.Context, path string, query params, from int
 			return Batch{}, ctx.Err()
 		}
 		t.stats.Retries.Add(1)
+		now := time.Now().UnixMilli()
+		t.stats.FailingSince.CompareAndSwap(0, now)
+		t.stats.LastFailure.Store(now)
 		least := failure.after
 		if failure.Kind == KindDenied || !failure.Retry {
 			t.stats.Denied.Add(1)

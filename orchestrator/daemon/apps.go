@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -38,35 +39,52 @@ func (d *Daemon) buildPubNub(ctx context.Context, p *parts) error {
 	if !d.cfg.PubNub.Enabled {
 		return nil
 	}
-	stats := &pubnub.Stats{}
-	registerPubNub(d.registry, stats)
-	p.apps = map[states.Lane]*pubnub.Publisher{}
-	for lane := range lanes { // each with a breaker and connections of its own: a refused check-in suspends no page
-		apps, err := pubnub.NewPublisher(pubnub.PublisherOptions{
-			Account: d.account(), Ring: p.ring, Clear: d.cfg.PubNub.ClearChannels, Stats: stats,
-		})
-		if err != nil {
+	p.apps, p.ingests = map[states.Lane]*pubnub.Publisher{}, map[states.Lane]*pubnub.Ingest{}
+	for lane, name := range lanes {
+		if err := d.buildApps(ctx, p, lane, name); err != nil {
 			return err
 		}
-		p.apps[lane] = apps
 	}
-	log := d.log.With().Str("component", "pubnub").Logger()
-	cell, err := nats.NewCell(ctx, p.connections[states.LaneNormal].JS, "pubnub")
+	return nil
+}
+
+// buildApps gives a lane its own way in and its own way out: a breaker and connections of its own, so that a refused
+// check-in suspends no page, and a poll and a cursor of its own, so that an emergency does not wait in front of a normal
+// log that takes nothing.
+func (d *Daemon) buildApps(ctx context.Context, p *parts, lane states.Lane, name string) error {
+	stats := &pubnub.Stats{}
+	registerPubNub(d.registry, name, stats)
+	var err error
+	p.apps[lane], err = pubnub.NewPublisher(pubnub.PublisherOptions{
+		Account: d.account(), Ring: p.ring, Clear: d.cfg.PubNub.ClearChannels, Stats: stats,
+	})
 	if err != nil {
 		return err
 	}
-	p.ingest, err = pubnub.NewIngest(pubnub.IngestOptions{
-		Account: d.account(), Owner: d.owner, Ring: p.ring, Channels: d.cfg.PubNub.Channels, Cell: cell, Stats: stats,
+	emergency := lane == states.LaneEmergency
+	channels := slices.DeleteFunc(slices.Clone(d.cfg.PubNub.Channels), func(c string) bool { return handlers.Emergencies(c) != emergency })
+	cell, err := nats.NewCell(ctx, p.connections[lane].JS, map[bool]string{false: "pubnub", true: "pubnub-emergency"}[emergency])
+	if err != nil {
+		return err
+	}
+	log := d.log.With().Str("component", "pubnub").Str("lane", name).Logger()
+	p.ingests[lane], err = pubnub.NewIngest(pubnub.IngestOptions{
+		Account: d.account(), Owner: d.owner, Ring: p.ring, Channels: channels, Cell: cell, Stats: stats,
 		Append: func(ctx context.Context, lane states.Lane, subject, msgID string, header map[string]string, data []byte) error {
 			_, err := p.logs[lane].Append(ctx, subject, msgID, header, data)
 			crash.Point("pubnub.appended")
+			if err != nil && nats.Permanent(err) { // everything behind it would wait for ever
+				channel, _ := handlers.InChannel(subject)
+				timetoken, _ := strconv.ParseInt(header[handlers.HeaderTimetoken], 10, 64)
+				return d.quarantine(ctx, p, pubnub.Unreadable{Channel: channel, Publisher: header[handlers.HeaderActor], Timetoken: timetoken, Reason: "the log refuses it for good"})
+			}
 			return err
 		},
 		Urgent: func(ctx context.Context, channel, publisher, timetoken string, plain []byte) error {
 			return d.raise(ctx, p, channel, publisher, timetoken, plain)
 		},
 		Quarantine: func(ctx context.Context, u pubnub.Unreadable) error { return d.quarantine(ctx, p, u) },
-		Known:      func(ctx context.Context) ([]string, error) { return spokenOn(ctx, p) },
+		Known:      func(ctx context.Context) ([]string, error) { return spokenOn(ctx, p, lane) },
 		Alert:      func(err error) { log.Error().Err(err).Msg("PubNub needs attention") },
 		Log:        log,
 	})
@@ -99,31 +117,29 @@ func (d *Daemon) quarantine(ctx context.Context, p *parts, u pubnub.Unreadable) 
 	return nats.NewPublisher(p.connections[states.LaneNormal]).Publish(ctx, []states.Message{letter})
 }
 
-// spokenOn lists the channels whose history may hold something after a gap: the waiting rooms and departments that the logs
-// have heard of, and the consultations under way (all that were ever heard, when the store does not say).
-func spokenOn(ctx context.Context, p *parts) ([]string, error) {
-	visits, err := p.stores[states.LaneNormal].ActiveVisits(ctx)
-	filters := map[states.Lane][]string{
-		states.LaneNormal:    {handlers.InFilter(handlers.ClassWaitingRoom)},
-		states.LaneEmergency: {handlers.InFilter(handlers.ClassEmergency)},
-	}
-	if err != nil {
-		filters[states.LaneNormal] = append(filters[states.LaneNormal], handlers.InFilter(handlers.ClassConsultation))
-	}
+// spokenOn lists a lane's channels whose history may hold something after a gap: the waiting rooms or departments that its
+// log has heard of, and the consultations under way (all that were ever heard, when the store does not say).
+func spokenOn(ctx context.Context, p *parts, lane states.Lane) ([]string, error) {
 	var channels []string
-	for _, v := range visits {
-		channels = append(channels, handlers.Consultation(v.Provider, v.Patient))
+	filters := []string{handlers.InFilter(handlers.ClassEmergency)}
+	if lane == states.LaneNormal {
+		filters = []string{handlers.InFilter(handlers.ClassWaitingRoom)}
+		visits, err := p.stores[lane].ActiveVisits(ctx)
+		if err != nil {
+			filters = append(filters, handlers.InFilter(handlers.ClassConsultation))
+		}
+		for _, v := range visits {
+			channels = append(channels, handlers.Consultation(v.Provider, v.Patient))
+		}
 	}
-	for lane, list := range filters {
-		for _, filter := range list {
-			subjects, err := p.logs[lane].Subjects(ctx, filter)
-			if err != nil {
-				return nil, err
-			}
-			for _, s := range subjects {
-				if channel, ok := handlers.InChannel(s); ok {
-					channels = append(channels, channel)
-				}
+	for _, filter := range filters {
+		subjects, err := p.logs[lane].Subjects(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range subjects {
+			if channel, ok := handlers.InChannel(s); ok {
+				channels = append(channels, channel)
 			}
 		}
 	}

@@ -80,7 +80,7 @@ type parts struct {
 	ring        *pubnub.KeyRing
 	codec       *handlers.Codec
 	apps        map[states.Lane]*pubnub.Publisher // nil without PubNub
-	ingest      *pubnub.Ingest
+	ingests     map[states.Lane]*pubnub.Ingest
 	onCall      *oncall.Source
 	engine      *orchestrator.Engine
 	notary      *nats.Notary
@@ -144,9 +144,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		start(rest, "on-call source", func(ctx context.Context) error { p.onCall.Run(ctx); return nil })
 	}
 	engineEnded := start(work, "engine", p.engine.Run)
-	var ingestEnded <-chan struct{}
-	if p.ingest != nil {
-		ingestEnded = start(inflow, "pubnub", p.ingest.Run)
+	var ingestsEnded []<-chan struct{}
+	for lane, ingest := range p.ingests {
+		ingestsEnded = append(ingestsEnded, start(inflow, "pubnub "+lanes[lane], ingest.Run))
 	}
 	close(d.ready)
 	d.log.Info().Str("ops", d.ops.Addr()).Msg("consultd is up")
@@ -159,8 +159,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.ops.SetDraining()
 	stopInflow()
-	if ingestEnded != nil {
-		<-ingestEnded
+	for _, ended := range ingestsEnded {
+		<-ended
 	}
 	d.log.Info().Dur("deadline", d.cfg.Shutdown.Drain).Msg("stopping: finishing what is in hand")
 	stopWork()
@@ -339,7 +339,7 @@ func (d *Daemon) buildOnCall(_ context.Context, p *parts) error {
 
 func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 	o := orchestrator.Options{
-		Owner: d.owner, Lease: d.cfg.Redis.Lease, Drain: d.cfg.Shutdown.Drain, Keep: d.cfg.Timing.KeepClosed,
+		Owner: d.owner, Lease: d.cfg.Redis.Lease, Drain: d.cfg.Shutdown.Drain,
 		Rules: d.cfg.Rules(), Codec: p.codec, Metrics: orchestrator.NewMetrics(d.registry), Log: d.log,
 	}
 	for lane, number := range map[states.Lane]int{states.LaneNormal: d.cfg.Partitions.Normal, states.LaneEmergency: d.cfg.Partitions.Emergency} {
@@ -361,8 +361,8 @@ func (d *Daemon) buildEngine(ctx context.Context, p *parts) error {
 			deciders = runtime.GOMAXPROCS(0)
 		}
 		o.Lanes = append(o.Lanes, orchestrator.LaneOptions{
-			Deciders: deciders,
-			Lane:     lane, Partitions: number, Log: p.logs[lane], Store: p.stores[lane],
+			Deciders: deciders, Connected: c.Conn.IsConnected,
+			Lane: lane, Partitions: number, Log: p.logs[lane], Store: p.stores[lane],
 			Sinks: sinks, Marks: marks, Dead: broker, Backlog: outboxBound,
 		})
 	}

@@ -9,16 +9,17 @@ import (
 	"consultd/handlers/pubnub"
 )
 
-// registerPubNub shows the PubNub adapter's figures.
-func registerPubNub(registry *prometheus.Registry, s *pubnub.Stats) {
+// registerPubNub shows the figures of a lane's PubNub adapter.
+func registerPubNub(registry *prometheus.Registry, lane string, s *pubnub.Stats) {
+	labels := prometheus.Labels{"lane": lane}
 	counter := func(name, help string, value *atomic.Int64) {
 		registry.MustRegister(prometheus.NewCounterFunc(
-			prometheus.CounterOpts{Namespace: "consultd", Subsystem: "pubnub", Name: name, Help: help},
+			prometheus.CounterOpts{Namespace: "consultd", Subsystem: "pubnub", Name: name, Help: help, ConstLabels: labels},
 			func() float64 { return float64(value.Load()) }))
 	}
 	gauge := func(name, help string, value func() float64) {
 		registry.MustRegister(prometheus.NewGaugeFunc(
-			prometheus.GaugeOpts{Namespace: "consultd", Subsystem: "pubnub", Name: name, Help: help}, value))
+			prometheus.GaugeOpts{Namespace: "consultd", Subsystem: "pubnub", Name: name, Help: help, ConstLabels: labels}, value))
 	}
 	gauge("polling", "1 while this replica is the one that polls.", func() float64 {
 		if s.Owner.Load() {

@@ -37,7 +37,15 @@ func (d *Daemon) checks(built *atomic.Pointer[parts]) []ops.Check {
 		check("engine", func(_ context.Context, p *parts) error { return p.engine.Healthy() }),
 	}
 	if d.cfg.PubNub.Enabled {
-		list = append(list, check("pubnub", func(ctx context.Context, p *parts) error { return p.ingest.Healthy(ctx) }))
+		list = append(list, check("pubnub", func(ctx context.Context, p *parts) error {
+			var errs []error
+			for lane, ingest := range p.ingests {
+				if err := ingest.Healthy(ctx); err != nil {
+					errs = append(errs, fmt.Errorf("%s lane: %w", lanes[lane], err))
+				}
+			}
+			return errors.Join(errs...)
+		}))
 	}
 	return list
 }
