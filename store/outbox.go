@@ -116,8 +116,9 @@ type outboxHold struct {
 }
 
 const (
-	deleteRetry = 250 * time.Millisecond // pause after Redis did not answer
-	deleteMost  = 512                    // entries per call
+	deleteGather = 50 * time.Millisecond  // what is delivered within this time is removed together; it costs no message its order
+	deleteRetry  = 250 * time.Millisecond // pause after Redis did not answer
+	deleteMost   = 512                    // entries per call
 )
 
 func newDeleter(client redis.UniversalClient, k keys, log zerolog.Logger, timeout time.Duration) *deleter {
@@ -163,9 +164,7 @@ func (d *deleter) start() { go d.run() }
 func (d *deleter) run() {
 	defer close(d.done)
 	for {
-		select {
-		case <-d.wake:
-		case <-d.stop:
+		if d.gather() {
 			ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
 			defer cancel()
 			if err := d.flush(ctx); err != nil {
@@ -179,6 +178,23 @@ func (d *deleter) run() {
 			case <-d.stop:
 			}
 		}
+	}
+}
+
+// gather waits until there is something to remove, and a little longer. It returns true when the deleter is to stop.
+func (d *deleter) gather() (stop bool) {
+	select {
+	case <-d.wake:
+	case <-d.stop:
+		return true
+	}
+	more := time.NewTimer(deleteGather)
+	defer more.Stop()
+	select {
+	case <-more.C:
+		return false
+	case <-d.stop:
+		return true
 	}
 }
 

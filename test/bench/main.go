@@ -23,7 +23,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "closed,open,paced,live,emergency", "measurements to make")
 	flag.IntVar(&o.rounds, "rounds", 3, "times the closed and open measurements are made, alternating; medians are printed")
 	flag.IntVar(&o.live, "live", 100_000, "largest number of live visits in the live measurement")
-	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of consultd over the open measurement")
+	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of ten seconds of consultd, from the start of the last measurement")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -164,7 +164,7 @@ func compare(ours, bare *bench, o options, name, title string, how func(*load) f
 	if name == "paced" {
 		o.visits, rounds = min(o.visits, 1000), 1
 	}
-	if name == "open" && o.profile != "" {
+	if o.profile != "" {
 		go ours.profile(o.profile)
 	}
 	for range rounds {
