@@ -377,9 +377,16 @@ func (s *story) accepted(action string, n int) {
 	})
 }
 
-// decided makes sure that there were exactly so many decisions about an action, refusals included.
+// decided makes sure that there were exactly so many decisions about an action, refusals included. What the partitions have
+// decided by now is in the audit trail when it has their refusals of a last message each.
 func (s *story) decided(action string, n int) {
 	s.t.Helper()
+	s.turn++
+	id := fmt.Sprintf("fence-%d", s.turn)
+	s.backend.Say("nurse:"+id, s.room(), M{"action": "PRIORITY_CHANGED", "appointmentId": id, "priority": "urgent"})
+	s.refused(id, "PRIORITY_CHANGED", "UNKNOWN_VISIT")
+	s.backend.Say("nurse:"+id, s.emergency(), M{"action": "EMERGENCY_CANCELLED", "escalationId": id, "userId": id, "reasonCode": "fence"})
+	s.refused(id, "EMERGENCY_CANCELLED", "UNKNOWN_ESCALATION")
 	if is := s.count(action, "success") + s.count(action, "refused"); is != n {
 		s.t.Errorf("%d decisions about %s, want %d", is, action, n)
 	}
