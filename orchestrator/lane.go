@@ -83,11 +83,14 @@ func (l *lane) readLoop(ctx context.Context) {
 			<-passCtx.Done() // nothing owned yet; an acquisition ends the pass
 			continue
 		}
-		err := l.Log.Read(passCtx, from, func(e states.Entry) error {
-			retry.reset()
+		err := l.checkLog(passCtx)
+		if err == nil {
 			l.readErr.Store(nil)
-			return l.dispatch(passCtx, e)
-		})
+			err = l.Log.Read(passCtx, from, func(e states.Entry) error {
+				retry.reset()
+				return l.dispatch(passCtx, e)
+			})
+		}
 		l.endPass()
 		if passCtx.Err() == nil {
 			l.readErr.Store(&err)
@@ -127,6 +130,30 @@ func (l *lane) endPass() {
 			p.cursor = max(p.cursor, l.read.Load())
 		}
 	}
+}
+
+// checkLog refuses to read from another log than the one that the positions were counted in, or from one that has lost its
+// end: entries of the same numbers would be taken for decided.
+func (l *lane) checkLog(ctx context.Context) error {
+	id, last, err := l.Log.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	bound, err := l.Store.Bind(ctx, l.Lane, id)
+	if err != nil {
+		return err
+	}
+	if bound != id {
+		return fmt.Errorf("the positions in the store were counted in a log created at %s, this one was created at %s: connect the NATS and the Redis that belong together, or empty the store with consultd rebuild", bound, id)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.owned {
+		if p != nil && p.cursor > last {
+			return fmt.Errorf("partition %d is at entry %d of a log that ends at %d: the log has lost its end; bring it back, or empty the store with consultd rebuild", p.id.Number, p.cursor, last)
+		}
+	}
+	return nil
 }
 
 // restartPass makes the reader start again, because partitions were acquired.

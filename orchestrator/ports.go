@@ -15,6 +15,8 @@ type Log interface {
 	Append(ctx context.Context, subject, msgID string, header map[string]string, data []byte) (uint64, error)
 	// Next returns the first entry of a subject at or after a position.
 	Next(ctx context.Context, subject string, from uint64) (states.Entry, bool, error)
+	// Identity tells this log from one that was created anew, and where it ends.
+	Identity(ctx context.Context) (id string, last uint64, err error)
 	// Last returns the last entry of a subject.
 	Last(ctx context.Context, subject string) (states.Entry, bool, error)
 }
@@ -65,6 +67,8 @@ type Leases interface {
 	Leave(ctx context.Context, self string) error
 	Acquire(ctx context.Context, owner string, ttl time.Duration, ps []states.Partition) (map[states.Partition]states.Lease, error)
 	Renew(ctx context.Context, owner string, ttl time.Duration, ps []states.Partition) ([]states.Partition, error)
+	// Bind says which log the stored positions were counted in: the given one, if none was said before.
+	Bind(ctx context.Context, lane states.Lane, log string) (bound string, err error)
 	Release(ctx context.Context, owner string, ps []states.Partition) error
 }
 

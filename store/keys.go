@@ -20,6 +20,9 @@ func (k keys) record(id states.RecordID) string { return k.tag + id.String() }
 // partition is a hash: owner, until (ms), epoch, seq, commits, rules (a log position).
 func (k keys) partition(p states.Partition) string { return k.tag + "partition:" + partitionName(p) }
 
+// log is a string: the identity of the log that a lane's positions were counted in.
+func (k keys) log(lane states.Lane) string { return k.tag + "log:" + string(lane) }
+
 // timers is a sorted set of timer ids by due time in milliseconds.
 func (k keys) timers(p states.Partition) string { return k.tag + "timers:" + partitionName(p) }
 

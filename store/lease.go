@@ -96,3 +96,15 @@ func readLease(answer any) (lease states.Lease, ours bool) {
 	}
 	return states.Lease{Epoch: n[0], Seq: uint64(n[1]), Commits: n[2], RulesSeq: uint64(n[3])}, true
 }
+
+// Bind says which log a lane's positions were counted in: the given one, from now on, if none was said before.
+func (s *Store) Bind(ctx context.Context, lane states.Lane, log string) (bound string, err error) {
+	key := s.keys.log(lane)
+	if err := s.client.SetNX(ctx, key, log, 0).Err(); err != nil {
+		return "", unavailable("bind the log", err)
+	}
+	if bound, err = s.client.Get(ctx, key).Result(); err != nil {
+		return "", unavailable("bind the log", err)
+	}
+	return bound, nil
+}

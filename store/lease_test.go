@@ -204,3 +204,15 @@ func TestMembersAreTheLiving(t *testing.T) {
 		t.Error("a member without a name")
 	}
 }
+
+func TestALaneIsBoundToTheFirstLogItNames(t *testing.T) {
+	_, s, _ := started(t, redis.Options{})
+	for _, step := range []struct {
+		lane      states.Lane
+		log, want string
+	}{{states.LaneNormal, "a", "a"}, {states.LaneNormal, "b", "a"}, {states.LaneEmergency, "b", "b"}} {
+		if bound, err := s.Bind(t.Context(), step.lane, step.log); err != nil || bound != step.want {
+			t.Errorf("lane %s, log %s: bound to %q (%v), want %q", step.lane, step.log, bound, err, step.want)
+		}
+	}
+}

@@ -127,6 +127,18 @@ func (l *Log) LastSeq(ctx context.Context) (uint64, error) {
 	return s.CachedInfo().State.LastSeq, nil
 }
 
+// Identity tells this log from one that was created anew under its name, and where it ends.
+func (l *Log) Identity(ctx context.Context) (id string, last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := l.client.JS.Stream(ctx, l.stream)
+	if err != nil {
+		return "", 0, fmt.Errorf("look at %s: %w", l.stream, err)
+	}
+	info := s.CachedInfo()
+	return info.Created.UTC().Format(time.RFC3339Nano), info.State.LastSeq, nil
+}
+
 // Subjects lists the subjects below a filter that the log holds entries of.
 func (l *Log) Subjects(ctx context.Context, filter string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

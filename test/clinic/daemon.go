@@ -34,6 +34,14 @@ type Daemon struct {
 // Run starts consultd in this process and waits until it is ready. It is stopped, in order, when the test ends.
 func (c *Clinic) Run() *Daemon {
 	c.tb.Helper()
+	d := c.RunUnready()
+	awaitReady(c.tb, d.OpsURL)
+	return d
+}
+
+// RunUnready starts consultd in this process without waiting until it says that it is ready.
+func (c *Clinic) RunUnready() *Daemon {
+	c.tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &Daemon{tb: c.tb, Log: &Lines{}, stop: cancel, ended: make(chan error, 1)}
 	instance, err := daemon.New(c.Config, zerolog.New(d.Log).Level(zerolog.InfoLevel).With().Timestamp().Logger())
@@ -58,7 +66,6 @@ func (c *Clinic) Run() *Daemon {
 		c.tb.Fatalf("consultd is not ready after %s:\n%s", patience, d.Log.Tail(60))
 	}
 	d.OpsURL = "http://" + instance.OpsAddr()
-	awaitReady(c.tb, d.OpsURL)
 	return d
 }
 

@@ -79,6 +79,13 @@ func (b *Backend) SayRaw(actor, channel string, data []byte) uint64 {
 	}
 }
 
+// DeleteStream deletes a stream, as somebody with the wrong command line would.
+func (b *Backend) DeleteStream(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return b.js.DeleteStream(ctx, name)
+}
+
 func splitActor(actor string) (role, id string) {
 	for i := range len(actor) {
 		if actor[i] == ':' {
