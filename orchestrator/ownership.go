@@ -7,10 +7,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"consultd/states"
 )
+
+// acquireAtOnce is how many partitions are prepared at the same time.
+const acquireAtOnce = 16
 
 // ownLoop keeps this replica's share of the partitions: it shows itself among the members, takes what falls to it,
 // renews what it has, and lets go of what falls to others. Losing this arithmetic costs order for a moment, never
@@ -113,41 +119,51 @@ func (l *lane) acquire(ctx context.Context, want []states.Partition) error {
 	if err != nil {
 		return err
 	}
-	started := 0
-	defer func() { // also after an error half way: a started partition that no pass takes along would never be read
-		if started == 0 {
-			return
-		}
-		l.countOwned()
-		l.log.Info().Int("acquired", started).Int("owned", l.ownedCount()).Msg("partitions acquired")
-		l.restartPass()
-		l.sweeper.wake(time.Time{})
-	}()
-	type inForce struct {
-		rules *states.Rules
-		seq   uint64
-	}
 	known := map[uint64]inForce{} // nearly always the same ones for all
-	for id, lease := range leases {
-		r, ok := known[lease.RulesSeq]
-		if !ok {
+	for _, lease := range leases {
+		if _, ok := known[lease.RulesSeq]; !ok {
+			var r inForce
 			if r.rules, r.seq, err = l.rulesAt(ctx, lease.RulesSeq); err != nil {
 				return err
 			}
 			known[lease.RulesSeq] = r
 		}
-		marks, err := l.Marks.LoadMarks(ctx, id)
-		if err != nil {
-			return err
-		}
-		p := newPartition(l, id, lease, r.rules, r.seq, marks)
-		l.mu.Lock()
-		l.owned[id.Number] = p
-		l.mu.Unlock()
-		p.start()
-		started++
 	}
-	return nil
+	var started atomic.Int32
+	defer func() { // also after an error half way: a started partition that no pass takes along would never be read
+		if started.Load() == 0 {
+			return
+		}
+		l.countOwned()
+		l.log.Info().Int32("acquired", started.Load()).Int("owned", l.ownedCount()).Msg("partitions acquired")
+		l.restartPass()
+		l.sweeper.wake(time.Time{})
+	}()
+	var group errgroup.Group // one after the other, the marks of many partitions could outlast the lease
+	group.SetLimit(acquireAtOnce)
+	for id, lease := range leases {
+		group.Go(func() error {
+			marks, err := l.Marks.LoadMarks(ctx, id)
+			if err != nil {
+				return err
+			}
+			r := known[lease.RulesSeq]
+			p := newPartition(l, id, lease, r.rules, r.seq, marks)
+			l.mu.Lock()
+			l.owned[id.Number] = p
+			l.mu.Unlock()
+			p.start()
+			started.Add(1)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// inForce are rules with the position at which they entered the log.
+type inForce struct {
+	rules *states.Rules
+	seq   uint64
 }
 
 // dropStopped forgets partitions that stopped by themselves (fenced or rewound), so that they are acquired anew. Their

@@ -45,8 +45,13 @@ func TestP04AndP05_PubNubFailsForAWhile(t *testing.T) {
 	o, p := observe(t, c), arrive(t, c)
 	for _, match := range []string{"publish", "subscribe", "history"} {
 		for _, f := range []standin.Fault{
-			{Kind: standin.FaultStatus, Status: 500}, {Kind: standin.FaultStatus, Status: 429}, {Kind: standin.FaultHTML},
-			{Kind: standin.FaultCut}, {Kind: standin.FaultEmpty}, {Kind: standin.FaultReset}, {Kind: standin.FaultDropAnswer},
+			{Kind: standin.FaultStatus, Status: 500},
+			{Kind: standin.FaultStatus, Status: 429},
+			{Kind: standin.FaultHTML},
+			{Kind: standin.FaultCut},
+			{Kind: standin.FaultEmpty},
+			{Kind: standin.FaultReset},
+			{Kind: standin.FaultDropAnswer},
 		} {
 			f.Match, f.Times = match, 2
 			if err := c.PubNub.Inject(f); err != nil {

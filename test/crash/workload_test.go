@@ -144,8 +144,10 @@ func (v visit) as(actor, channel, action string, more clinic.M) {
 }
 
 func (v visit) checkIn() {
-	v.asPatient(v.room, "PATIENT_CHECKED_IN", clinic.M{"appointmentId": v.appointment, "patientId": v.patient,
-		"consultationId": v.consulted, "departmentId": "cardiology"})
+	v.asPatient(v.room, "PATIENT_CHECKED_IN", clinic.M{
+		"appointmentId": v.appointment, "patientId": v.patient,
+		"consultationId": v.consulted, "departmentId": "cardiology",
+	})
 }
 
 func (v visit) ready() {
@@ -181,8 +183,10 @@ func (v visit) whole() {
 // raise raises an emergency in a department, and returns its id.
 func (p *people) raise(say voice, department string) string {
 	id := fmt.Sprintf("esc-%d", p.raised.Add(1))
-	say("nurse:nurse-lee", handlers.Emergency(department), clinic.M{"action": "EMERGENCY_ESCALATION", "id": id,
-		"escalatedBy": "nurse-lee", "severity": "life-threatening", "reasonCode": "collapse"})
+	say("nurse:nurse-lee", handlers.Emergency(department), clinic.M{
+		"action": "EMERGENCY_ESCALATION", "id": id,
+		"escalatedBy": "nurse-lee", "severity": "life-threatening", "reasonCode": "collapse",
+	})
 	return id
 }
 

@@ -477,8 +477,10 @@ func (h *house) nothingLeaks() {
 		}
 	}
 	h.clean("the metrics", metrics, append(private, patientMark))
-	for _, metric := range []string{"consultd_events_decided_total", "consultd_commits_total", "consultd_messages_delivered_total",
-		"consultd_partitions_owned", "consultd_event_seconds_bucket", "consultd_timer_lateness_seconds_bucket", "go_goroutines"} {
+	for _, metric := range []string{
+		"consultd_events_decided_total", "consultd_commits_total", "consultd_messages_delivered_total",
+		"consultd_partitions_owned", "consultd_event_seconds_bucket", "consultd_timer_lateness_seconds_bucket", "go_goroutines",
+	} {
 		if !strings.Contains(metrics, "\n"+metric) {
 			h.t.Errorf("/metrics has no %s", metric)
 		}

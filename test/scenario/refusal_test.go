@@ -104,8 +104,10 @@ func unreadableOverNATS(s *story) {
 	s.buried("n", s.backend.SayRaw("nurse:nurse-lee", s.room(), []byte(strings.Repeat("x", 1<<20-1024))), "TOO_LARGE")
 	s.goesOn(s.asNurse())
 	// The message speaks of another provider than its channel.
-	data, _ := json.Marshal(M{"id": "b-1", "action": "APPOINTMENT_SCHEDULED", "timestamp": inUTC(0), "appointmentId": "apt-other", "patientId": s.patient,
-		"providerId": "dr-other", "departmentId": s.department, "startsAt": inUTC(time.Hour)})
+	data, _ := json.Marshal(M{
+		"id": "b-1", "action": "APPOINTMENT_SCHEDULED", "timestamp": inUTC(0), "appointmentId": "apt-other", "patientId": s.patient,
+		"providerId": "dr-other", "departmentId": s.department, "startsAt": inUTC(time.Hour),
+	})
 	s.buried("n", s.backend.SayRaw("backend:scheduler", s.room(), data), "CHANNEL_MISMATCH")
 	s.goesOn(s.asNurse())
 	s.nothingMore()

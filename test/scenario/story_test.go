@@ -427,8 +427,10 @@ func (s *story) claimAll(channel, what string) {
 func (s *story) raises(who voice, extra ...M) {
 	s.t.Helper()
 	s.escalation = "esc-" + s.department
-	who(s.emergency(), with(M{"action": "EMERGENCY_ESCALATION", "id": s.escalation, "escalatedBy": "nurse-lee", "severity": "critical",
-		"reasonCode": "collapse", "consultationId": s.visit(), "status": "active"}, extra))
+	who(s.emergency(), with(M{
+		"action": "EMERGENCY_ESCALATION", "id": s.escalation, "escalatedBy": "nurse-lee", "severity": "critical",
+		"reasonCode": "collapse", "consultationId": s.visit(), "status": "active",
+	}, extra))
 }
 
 // everybodyPaged names the pages to both people on call.

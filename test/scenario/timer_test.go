@@ -9,7 +9,7 @@ import (
 )
 
 // Only the timers of the waiting room run.
-const whileWaiting = `check_in_opens: 0s, no_show: 300ms, readiness: 200ms, long_wait: [400ms, 800ms, 1200ms], wait_limit: 2s,
+const whileWaiting = `check_in_opens: 0s, no_show: 300ms, readiness: 1s, long_wait: [2500ms, 5s, 7500ms], wait_limit: 10s,
   connect_soft: 0s, connect_hard: 0s, provider_drop: 0s, patient_drop: 0s, both_absent: 0s, wrap_up_soft: 0s, wrap_up_hard: 0s`
 
 // Patients who wait and nobody comes; patients who never come.
