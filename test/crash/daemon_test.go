@@ -114,6 +114,11 @@ func TestP08_ATimerFiredTwiceChangesNothing(t *testing.T) {
 	o, p := observe(t, c), arrive(t, c)
 	p.newVisit(p.nats).checkIn() // still there, with a third long wait before it
 	p.newVisit(p.nats).whole()   // outran its timers
+	moved := p.newVisit(p.nats)
+	starts := func(in time.Duration) string { return time.Now().Add(in).UTC().Format(time.RFC3339) }
+	moved.as("backend:scheduler", moved.room, "APPOINTMENT_SCHEDULED", clinic.M{"appointmentId": moved.appointment,
+		"patientId": moved.patient, "providerId": moved.provider, "departmentId": "cardiology", "startsAt": starts(time.Hour)})
+	moved.as("backend:scheduler", moved.room, "APPOINTMENT_RESCHEDULED", clinic.M{"appointmentId": moved.appointment, "startsAt": starts(2 * time.Hour)})
 	o.settle()
 	before := o.snapshot()
 	again := 0
@@ -127,13 +132,17 @@ func TestP08_ATimerFiredTwiceChangesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for id := range f.records {
-			if v := f.records[id].Visit; v != nil && v.State.Final() {
-				moot := states.TimerID{Kind: states.TimerWaitLimit, Record: id, Key: v.Provider, Generation: 1}
-				data := f.codec.TimerData(moot)
-				if _, err := o.client.JS.PublishMsg(t.Context(), &natsgo.Msg{Subject: f.codec.TimerSubject(lane, moot.Key), Data: data}); err != nil {
-					t.Fatal(err)
-				}
+		for id, r := range f.records {
+			if r.Visit == nil {
+				continue
+			}
+			moot := states.TimerID{Kind: states.TimerNoShow, Record: id, Key: r.Visit.Provider, Generation: 1}
+			if r.Visit.State.Final() {
+				moot.Kind = states.TimerWaitLimit
+			}
+			data := f.codec.TimerData(moot)
+			if _, err := o.client.JS.PublishMsg(t.Context(), &natsgo.Msg{Subject: f.codec.TimerSubject(lane, moot.Key), Data: data}); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
