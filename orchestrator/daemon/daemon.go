@@ -34,6 +34,10 @@ import (
 // outboxBound is how many undelivered commits a partition may have with one sink before it pauses.
 const outboxBound = 20_000
 
+// commitBatch is how many commits travel together at most. Redis works off one client's pipeline before it looks at the
+// next client, so this bounds how long an emergency's commit waits behind a flood of others.
+const commitBatch = 32
+
 // Daemon is one replica.
 type Daemon struct {
 	cfg      *config.Config
@@ -278,7 +282,7 @@ func OpenStore(ctx context.Context, cfg *config.Config, log zerolog.Logger) (*st
 	}
 	o := store.Options{
 		Addrs: []string{cfg.Redis.Addr}, Username: cfg.Redis.Username, Password: cfg.Redis.Password.Reveal(), DB: cfg.Redis.DB,
-		TLS: security, Organization: cfg.Organization, Sealer: sealer, Log: log,
+		TLS: security, Organization: cfg.Organization, Sealer: sealer, Log: log, Batch: commitBatch,
 		AllowEviction: cfg.Environment == config.Development,
 	}
 	for {
