@@ -31,6 +31,7 @@ type lane struct {
 	owned    []*partition       // by number; nil where somebody else owns it
 	stopPass context.CancelFunc // ends the reader's present pass over the log
 	count    atomic.Int32
+	share    atomic.Int32          // partitions that fall to this replica
 	leaseErr atomic.Pointer[error] // why the leases were not renewed last; nil while they are
 	readErr  atomic.Pointer[error] // why the reader stopped last; nil while it reads
 
@@ -222,6 +223,9 @@ func (l *lane) healthy() error {
 	}
 	if err := l.leaseErr.Load(); err != nil {
 		return fmt.Errorf("leases: %w", *err)
+	}
+	if owned, share := l.count.Load(), l.share.Load(); owned < share {
+		return fmt.Errorf("%d of %d partitions are still somebody else's", share-owned, share)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -15,6 +15,9 @@ import (
 	"consultd/states"
 )
 
+// remindEvery is how often a lasting trouble is logged.
+const remindEvery = time.Minute
+
 // acquireAtOnce is how many partitions are prepared at the same time.
 const acquireAtOnce = 16
 
@@ -22,15 +25,24 @@ const acquireAtOnce = 16
 // renews what it has, and lets go of what falls to others. Losing this arithmetic costs order for a moment, never
 // correctness: every write carries the epoch of the lease.
 func (l *lane) ownLoop(ctx context.Context) {
+	var said string // the trouble that was logged last
+	var saidAt time.Time
 	tick := time.NewTicker(l.engine.Lease / 4)
 	defer tick.Stop()
 	for {
 		switch err := l.keepShare(ctx); {
 		case err == nil:
+			if said != "" {
+				said = ""
+				l.log.Info().Msg("leases are renewed again")
+			}
 			l.leaseErr.Store(nil)
 		case ctx.Err() == nil:
 			l.leaseErr.Store(&err)
-			l.log.Warn().Err(err).Msg("leases not renewed; decisions wait until the store answers")
+			if text := err.Error(); text != said || time.Since(saidAt) > remindEvery {
+				said, saidAt = text, time.Now()
+				l.log.Warn().Err(err).Msg("leases not renewed; decisions wait until the store answers")
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -75,6 +87,7 @@ func (l *lane) rebalance(ctx context.Context) error {
 			want = append(want, id)
 		}
 	}
+	l.share.Store(int32(len(keep) + len(want))) //nolint:gosec // at most the number of partitions
 	if err := l.renew(ctx, keep); err != nil {
 		return err
 	}

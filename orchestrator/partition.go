@@ -443,7 +443,9 @@ func (p *partition) commit(ctx context.Context, c *states.Commit) (states.Stored
 		return stored, err
 	}
 	p.lane.metrics.commitSeconds.Observe(time.Since(start).Seconds())
-	p.lane.metrics.commits.WithLabelValues(string(stored.Outcome)).Inc()
+	if idle := c.Decision == nil && len(c.Outbox) == 0 && c.Fired == (states.TimerID{}); !idle || stored.Outcome != states.Replayed {
+		p.lane.metrics.commits.WithLabelValues(string(stored.Outcome)).Inc()
+	}
 	switch stored.Outcome {
 	case states.Fenced, states.Rewound:
 		p.abandon(string(stored.Outcome))
@@ -542,7 +544,7 @@ func (p *partition) insist(ctx context.Context, what string, op func() error) er
 		err := op()
 		if err == nil {
 			if failed {
-				p.log.Info().Str("operation", what).Msg("store answers again")
+				p.log.Debug().Str("operation", what).Msg("store answers again")
 			}
 			return nil
 		}
@@ -553,7 +555,8 @@ func (p *partition) insist(ctx context.Context, what string, op func() error) er
 			failed = true
 			var away interface{ Temporary() bool }
 			if errors.As(err, &away) && away.Temporary() {
-				p.log.Warn().Err(err).Str("operation", what).Msg("store does not answer; trying again")
+				// One line for each partition would say it dozens of times; the lane says it once, about its leases.
+				p.log.Debug().Err(err).Str("operation", what).Msg("store does not answer; trying again")
 			} else { // passing over the entry would lose it, so everything behind it waits for the operator
 				p.log.Error().Err(err).Str("operation", what).Msg("partition cannot go on until this is mended")
 			}

@@ -141,9 +141,9 @@ func (g greeting) show(s *screen) {
 	if g.own {
 		s.raw("  curl -s " + g.ready.Ops + "/readyz\n")
 	}
-	s.raw("  curl -s " + g.ready.PubNub + "/_standin/published?channel=notification.dr-sato\n")
+	s.raw("  curl -s '" + g.ready.PubNub + "/_standin/published?channel=notification.dr-sato'\n")
 	if g.own {
-		s.raw("  nats -s " + g.ready.NATS + " pub consult.in.emergency.cardiology -H Consult-Actor:nurse-1 -H Consult-Role:nurse \\\n" +
+		s.raw("  nats -s " + g.ready.NATS + " pub -J consult.in.emergency.cardiology -H Consult-Actor:nurse-1 -H Consult-Role:nurse \\\n" +
 			"    '" + `{"action":"EMERGENCY_ESCALATION","id":"try-1","escalatedBy":"nurse-1","severity":"urgent"}` + "'\n")
 	}
 	s.raw("  cat " + g.cipherKey + s.paint(faint, "   # what the apps encrypt with") + "\n")

@@ -166,7 +166,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	for _, ended := range ingestsEnded {
 		<-ended
 	}
-	d.log.Info().Dur("deadline", d.cfg.Shutdown.Drain).Msg("stopping: finishing what is in hand")
+	d.log.Info().Stringer("deadline", d.cfg.Shutdown.Drain).Msg("stopping: finishing what is in hand")
 	stopWork()
 	<-engineEnded
 	stopRest()
