@@ -6,8 +6,8 @@ RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY . .
 ARG VERSION=unknown
 # Static, and with the time zones inside, because the final image holds neither a C library nor zone files.
-RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 go build -trimpath -tags timetzdata -ldflags "-s -w -X main.version=${VERSION}" -o /consultd ./cmd/consultd
+RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/build-cache \
+    GOCACHE=/build-cache CGO_ENABLED=0 go build -trimpath -tags timetzdata -ldflags "-s -w -X main.version=${VERSION}" -o /consultd ./cmd/consultd
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
